@@ -1,0 +1,124 @@
+"""Reading ``config.toml``. Every key is optional; what is unknown or of the wrong type is refused with the file, the key and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ..model.config import LOG_LEVELS, SIZE_KEYS, Config
+from ..model.durations import parse_duration
+from ..model.errors import BadRequest
+from ..model.limits import check_disk, check_memory, check_vcpu
+from ..model.names import check_artifact_name
+from ..model.sizes import parse_size
+
+MAX_CONFIG_BYTES: Final = 1024 * 1024
+
+Value = TypeVar("Value")
+
+_TABLES: Final = ("vm_defaults",)
+
+
+def load_config(path: Path) -> Config:
+    """What the file says; the built-in configuration when there is none. Raises BadRequest for a file that cannot be read or understood."""
+    document = _read(path)
+    values: dict[str, str | int | float] = {}
+    for key, untrusted in _flatten(document, path):
+        if key not in _READERS:
+            raise _unknown(path, key)
+        try:
+            values[key] = _READERS[key](untrusted)
+        except BadRequest as error:
+            raise BadRequest(f"{path}: {key}: {error.message}", hint=error.hint) from error
+    return _config(values)
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    try:
+        with path.open("rb") as file:
+            untrusted = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}", hint=f"make it a readable file, or remove {path}") from error
+    if len(untrusted) > MAX_CONFIG_BYTES:
+        raise BadRequest(f"{path} is larger than {MAX_CONFIG_BYTES // 1024} KiB", hint="a configuration has a few lines")
+    try:
+        return tomllib.loads(untrusted.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"{path} is not TOML: {error}", hint='a line looks like: log_level = "debug"') from error
+
+
+def _flatten(document: Mapping[str, object], path: Path) -> Iterable[tuple[str, object]]:
+    for key, value in document.items():
+        if key not in _TABLES:
+            yield key, value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{inner}", one) for inner, one in value.items())
+        else:
+            raise BadRequest(f"{path}: {key} is a table, not {_kind(value)}", hint=f"write [{key}] on a line of its own and its keys below")
+
+
+def _unknown(path: Path, key: str) -> BadRequest:
+    nearest = [known for known in _READERS if known.rpartition(".")[2] == key] or difflib.get_close_matches(key, [*_READERS, *_TABLES], n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"the keys are: {', '.join(_READERS)}"
+    return BadRequest(f"{path}: unknown key {key}", hint=hint)
+
+
+def _config(values: Mapping[str, str | int | float]) -> Config:
+    plain = {key: value for key, value in values.items() if key not in SIZE_KEYS}
+    sizes = {field: int(values[key]) for key, field in SIZE_KEYS.items() if key in values}
+    return Config(**plain, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+# -- one reader per key: from what TOML holds to the value, or BadRequest ----------------------------------------------------------------------------
+
+
+def _kind(value: object) -> str:
+    kinds = {bool: "a boolean", int: "a whole number", float: "a number with a fraction", str: "a string", dict: "a table", list: "an array"}
+    return kinds.get(type(value), "a date or time")
+
+
+def _text(read: Callable[[str], Value], example: str, untrusted: object) -> Value:
+    if not isinstance(untrusted, str):
+        raise BadRequest(f"a string is expected, not {_kind(untrusted)}", hint=f'for example "{example}", in quotes')
+    return read(untrusted)
+
+
+def _whole(check: Callable[[int], int], example: int, untrusted: object) -> int:
+    if not isinstance(untrusted, int) or isinstance(untrusted, bool):
+        raise BadRequest(f"a whole number is expected, not {_kind(untrusted)}", hint=f"for example {example}, without quotes")
+    return _within(check, untrusted, f"for example {example}")
+
+
+def _within(check: Callable[[int], int], number: int, hint: str) -> int:
+    """``number`` when it passes; the check's own hint would name an option of the command line."""
+    try:
+        return check(number)
+    except BadRequest as error:
+        raise BadRequest(error.message, hint=hint) from error
+
+
+def _log_level(untrusted: str) -> str:
+    if untrusted.lower() not in LOG_LEVELS:
+        raise BadRequest(f"{untrusted!r} is not a log level", hint=f"one of {', '.join(LOG_LEVELS)}")
+    return untrusted.lower()
+
+
+def _size(what: str, untrusted: str) -> int:
+    return _within(partial(check_disk, what=what), parse_size(untrusted), 'for example "8G"')
+
+
+_READERS: Final[dict[str, Callable[[object], str | int | float]]] = {
+    "log_level": partial(_text, _log_level, "info"),
+    "default_image_name": partial(_text, check_artifact_name, "debian-bookworm"),
+    "auto_stop_stale_after": partial(_text, parse_duration, "2h"),
+    "vm_defaults.vcpu": partial(_whole, check_vcpu, 2),
+    "vm_defaults.memory_mib": partial(_whole, check_memory, 2048),
+    "vm_defaults.disk_size": partial(_text, partial(_size, "disk-size"), "8G"),
+    "vm_defaults.system_overlay_size": partial(_text, partial(_size, "system-overlay-size"), "8G"),
+}

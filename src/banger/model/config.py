@@ -1,0 +1,75 @@
+"""What a user may decide for a whole instance in ``config.toml``, and where each value in force comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from .durations import format_duration
+from .limits import DEFAULT_IMAGE, SizeDefaults
+from .sizes import format_size
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+#: Keys of ``[vm_defaults]`` and the fields of SizeDefaults that they decide.
+SIZE_KEYS: Final = {
+    "vm_defaults.vcpu": "vcpu_count",
+    "vm_defaults.memory_mib": "memory_mib",
+    "vm_defaults.disk_size": "work_disk_bytes",
+    "vm_defaults.system_overlay_size": "system_overlay_bytes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of an instance. Durations are seconds, sizes bytes."""
+
+    log_level: str = "info"
+    default_image_name: str = DEFAULT_IMAGE
+    auto_stop_stale_after: float = 0.0
+    """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """SizeDefaults field -> value, for those that the file decides."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Key -> ``config`` (the file), ``env`` or ``option``, for those that are not built in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One value in force and where it comes from: ``config``, ``env``, ``option``, ``auto`` (this host) or ``builtin``."""
+
+    key: str
+    value: str | int
+    source: str
+
+
+def with_log_level(config: Config, level: str, source: str) -> Config:
+    """The configuration with a log level that was given outside the file."""
+    return replace(config, log_level=level, sources={**config.sources, "log_level": source})
+
+
+def size_defaults(config: Config, host: SizeDefaults) -> SizeDefaults:
+    """What omitted options take: the file's value, else what suits the host."""
+    decided = [*config.sizes, *(("image",) if "default_image_name" in config.sources else ())]
+    return replace(host, **config.sizes, image=config.default_image_name, provenance={**host.provenance, **dict.fromkeys(decided, "config")})
+
+
+def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
+    """Every setting in force, in the order of the documentation."""
+
+    def own(key: str, value: str | int) -> Setting:
+        return Setting(key=key, value=value, source=config.sources.get(key, "builtin"))
+
+    def size(key: str, value: str | int) -> Setting:
+        return Setting(key=key, value=value, source=defaults.provenance[SIZE_KEYS[key]])
+
+    return (
+        own("log_level", config.log_level),
+        own("default_image_name", config.default_image_name),
+        own("auto_stop_stale_after", format_duration(config.auto_stop_stale_after)),
+        size("vm_defaults.vcpu", defaults.vcpu_count),
+        size("vm_defaults.memory_mib", defaults.memory_mib),
+        size("vm_defaults.disk_size", format_size(defaults.work_disk_bytes)),
+        size("vm_defaults.system_overlay_size", format_size(defaults.system_overlay_bytes)),
+    )

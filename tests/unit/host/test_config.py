@@ -1,0 +1,104 @@
+"""``config.toml``: what it may say, and how it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from banger.host.config import MAX_CONFIG_BYTES, load_config
+from banger.model.config import Config, settings, size_defaults, with_log_level
+from banger.model.errors import BadRequest
+from banger.model.limits import defaults_for_host
+from banger.model.sizes import GIB, MIB
+
+FULL = """
+log_level = "DEBUG"
+default_image_name = "debian-trixie"
+auto_stop_stale_after = "2h"  # a comment
+
+[vm_defaults]
+vcpu = 3
+memory_mib = 1024
+disk_size = "16G"
+system_overlay_size = "512M"
+"""
+
+
+def write(directory: Path, text: str | bytes) -> Path:
+    path = directory / "config.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_no_file_means_the_built_in_values(tmp_path: Path) -> None:
+    assert load_config(tmp_path / "config.toml") == Config()
+    assert load_config(write(tmp_path, "")) == Config()
+
+
+def test_every_key(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, FULL))
+    assert (config.log_level, config.default_image_name, config.auto_stop_stale_after) == ("debug", "debian-trixie", 7200.0)
+    assert config.sizes == {"vcpu_count": 3, "memory_mib": 1024, "work_disk_bytes": 16 * GIB, "system_overlay_bytes": 512 * MIB}
+    defaults = size_defaults(config, defaults_for_host(64, 256 * GIB))
+    assert (defaults.vcpu_count, defaults.memory_mib, defaults.work_disk_bytes, defaults.image) == (3, 1024, 16 * GIB, "debian-trixie")
+    assert set(defaults.provenance.values()) == {"config"}
+    shown = {one.key: (one.value, one.source) for one in settings(config, defaults)}
+    assert shown == {
+        "log_level": ("debug", "config"), "default_image_name": ("debian-trixie", "config"), "auto_stop_stale_after": ("2h", "config"),
+        "vm_defaults.vcpu": (3, "config"), "vm_defaults.memory_mib": (1024, "config"),
+        "vm_defaults.disk_size": ("16G", "config"), "vm_defaults.system_overlay_size": ("512M", "config"),
+    }  # fmt: skip
+
+
+def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
+    config = with_log_level(load_config(write(tmp_path, "log_level = 'error'\n[vm_defaults]\nmemory_mib = 512")), "debug", "env")
+    defaults = size_defaults(config, defaults_for_host(16, 4 * GIB))
+    assert {one.key.rpartition(".")[2]: (one.value, one.source) for one in settings(config, defaults)} == {
+        "log_level": ("debug", "env"), "default_image_name": ("debian-bookworm", "builtin"), "auto_stop_stale_after": ("0", "builtin"),
+        "vcpu": (4, "auto"), "memory_mib": (512, "config"), "disk_size": ("8G", "builtin"), "system_overlay_size": ("8G", "builtin"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ('loglevel = "info"', "unknown key loglevel", "did you mean log_level?"),
+        ("[vm_defaults]\nvcpus = 2", "unknown key vm_defaults.vcpus", "did you mean vm_defaults.vcpu?"),
+        ("[vm_defaults]\nmemory = 2", "unknown key vm_defaults.memory", "did you mean vm_defaults.memory_mib?"),
+        ("vcpu = 2", "unknown key vcpu", "did you mean vm_defaults.vcpu?"),
+        ("[vm_default]\nvcpu = 2", "unknown key vm_default", "did you mean vm_defaults?"),
+        ("zzz = 2", "unknown key zzz", "the keys are: log_level, "),
+        ("log_level = 3", "log_level: a string is expected, not a whole number", 'for example "info", in quotes'),
+        ('log_level = "loud"', "log_level: 'loud' is not a log level", "debug, info"),
+        ("auto_stop_stale_after = 30", "auto_stop_stale_after: a string is expected, not a whole number", 'for example "2h"'),
+        ('auto_stop_stale_after = "soon"', "auto_stop_stale_after: duration: 'soon' is not a duration", "90s"),
+        ("auto_stop_stale_after = 07:32:00", "not a date or time", "2h"),
+        ('default_image_name = "../x"', "default_image_name: bad image name", "letters"),
+        ('[vm_defaults]\nvcpu = "2"', "vm_defaults.vcpu: a whole number is expected, not a string", "for example 2, without quotes"),
+        ("[vm_defaults]\nvcpu = true", "not a boolean", "for example 2"),
+        ("[vm_defaults]\nvcpu = 1.5", "not a number with a fraction", "for example 2"),
+        ("[vm_defaults]\nvcpu = 0", "vm_defaults.vcpu: vcpu must be between 1 and 64", "for example 2"),
+        ("[vm_defaults]\nmemory_mib = 1", "vm_defaults.memory_mib: memory must be between", "for example 2048"),
+        ('[vm_defaults]\ndisk_size = "1K"', "vm_defaults.disk_size: disk-size must be between", 'for example "8G"'),
+        ("[vm_defaults]\ndisk_size = [1]", "not an array", "8G"),
+        ("vm_defaults = 3", "vm_defaults is a table, not a whole number", "[vm_defaults]"),
+        ("log_level = ", "is not TOML: Invalid value (at end of document)", "a line looks like"),
+        ('log_level = "info"\nlog_level = "info"', "Cannot overwrite a value", "a line looks like"),
+        (b"\xff\xfe", "is not TOML", "a line looks like"),
+        (b"#" * (MAX_CONFIG_BYTES + 1), "is larger than 1024 KiB", "a few lines"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_refused_with_its_name_and_what_to_write(tmp_path: Path, text: str | bytes, key: str, hint: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(BadRequest) as caught:
+        load_config(path)
+    assert caught.value.message.startswith(str(path))
+    assert key in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").mkdir()
+    with pytest.raises(BadRequest, match="cannot be read: Is a directory"):
+        load_config(tmp_path / "config.toml")
