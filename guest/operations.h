@@ -1,0 +1,20 @@
+/* The table of operations (docs/agent-protocol.md, section 6). */
+#ifndef OPERATIONS_H
+#define OPERATIONS_H
+
+#include "stream.h"
+
+extern const struct operation configure_operation; /* configure.c */
+extern const struct operation exec_operation;      /* exec.c */
+extern const struct operation read_operation;      /* files.c */
+extern const struct operation write_operation;     /* files.c */
+extern const struct operation listeners_operation; /* listeners.c */
+extern const struct operation stats_operation;     /* stats.c */
+extern const struct operation shutdown_operation;  /* power.c */
+extern const struct operation time_operation;      /* clock.c */
+extern const struct operation sync_operation;      /* files.c */
+
+/* NULL when there is no operation of that number. */
+const struct operation *operation_find(uint32_t number);
+
+#endif
