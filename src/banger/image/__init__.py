@@ -1,0 +1,1 @@
+"""Images and kernels: catalog, recipes, building, publishing."""

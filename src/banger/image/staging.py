@@ -1,0 +1,136 @@
+"""Directories that appear whole or not at all: made under another name by the holder of a lock, then renamed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from ..host.files import STAGING_SUFFIX, publish_directory, write_atomically
+from ..host.locks import locked_async, try_lock
+from ..host.run import run
+from ..model.errors import BangerError
+from ..model.names import check_artifact_name
+from . import namespace
+
+log = logging.getLogger(__name__)
+
+MANIFEST: Final = "manifest.json"
+_STAGED: Final = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}" + re.escape(STAGING_SUFFIX))
+_REMOVAL_ATTEMPTS: Final = 20
+_REMOVAL_INTERVAL: Final = 0.25
+_NEW_SECONDS: Final = 3600.0
+_FINISHED: Final = re.compile(r"[0-9a-f]{32}")
+
+
+@asynccontextmanager
+async def name_lock(parent: Path, name: str) -> AsyncIterator[None]:
+    """Hold the lock for making ``name`` below ``parent``, against other processes; waiting can be cancelled. What died holding it is cleaned up."""
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with locked_async(_lock_file(parent, name)):
+        for path in parent.glob(f"*{STAGING_SUFFIX}"):
+            if (match := _STAGED.fullmatch(path.name)) and match["name"] == name:
+                await discard(path)
+        yield
+
+
+@asynccontextmanager
+async def staged(parent: Path, name: str, identifier: str) -> AsyncIterator[Path]:
+    """A fresh staging directory for ``identifier``; whatever of it is still there at the end is removed. The caller holds ``name``'s lock."""
+    path = staging_path(parent, name, identifier)
+    path.mkdir(mode=0o755)
+    try:
+        yield path
+    finally:
+        await discard(path)
+
+
+def staging_path(parent: Path, name: str, identifier: str) -> Path:
+    """The name that ``identifier`` has while it is not finished, or being removed; it tells whose lock protects it."""
+    return parent / f"{check_artifact_name(name)}.{identifier}{STAGING_SUFFIX}"
+
+
+async def publish(staging: Path, final: Path, manifest: Mapping[str, object]) -> None:
+    """Give a finished staging directory its ``manifest.json`` and its name, such that it survives a crash whole."""
+    write_atomically(staging / MANIFEST, json.dumps({"version": 1, **manifest}, indent=2).encode(), mode=0o644)
+    await run(["sync", "--file-system", staging], deadline=600)
+    publish_directory(staging, final)
+
+
+async def discard(path: Path) -> None:
+    """Remove a directory of ours, whoever owns what is in it. A failure is logged: what remains is removed by the next start or build."""
+    for patience in reversed(range(_REMOVAL_ATTEMPTS)):
+        try:
+            await namespace.remove(path)
+            return
+        except (OSError, BangerError) as error:
+            # A download of a daemon that was killed a moment ago may still be writing.
+            if patience and isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
+                await asyncio.sleep(_REMOVAL_INTERVAL)
+                continue
+            log.warning("cannot remove what a build left", extra={"path": str(path), "error": str(error)})
+            return
+
+
+async def remove_leftovers(parent: Path, known: set[Path]) -> None:
+    """Remove staging directories whose lock nobody holds, and finished directories that no record knows (``known``)."""
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if match := _STAGED.fullmatch(path.name):
+            await _discard_unless_held(path, _lock_file(parent, match["name"]))
+        elif _FINISHED.fullmatch(path.name) and path not in known:
+            log.info("removing a directory that no record knows", extra={"path": str(path)})
+            await discard(path)
+
+
+def find_leftovers(parent: Path, known: set[Path]) -> list[Path]:
+    """What ``remove_leftovers`` would remove, but for finished directories that are so new that their record may be about to be stored."""
+    found = []
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if match := _STAGED.fullmatch(path.name):
+            if _is_free(_lock_file(parent, match["name"])):
+                found.append(path)
+        elif _FINISHED.fullmatch(path.name) and path not in known and time.time() - path.stat().st_mtime > _NEW_SECONDS:
+            found.append(path)
+    return found
+
+
+async def remove_leftover(path: Path) -> None:
+    """Remove one that ``find_leftovers`` has found, unless somebody holds its lock by now. Raises BangerError or OSError when something resists."""
+    match = _STAGED.fullmatch(path.name)
+    held = try_lock(_lock_file(path.parent, match["name"])) if match else None
+    if match and held is None:
+        raise BangerError("somebody builds it by now")
+    try:
+        await namespace.remove(path)
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _is_free(lock: Path) -> bool:
+    held = try_lock(lock)
+    if held is not None:
+        os.close(held)
+    return held is not None
+
+
+async def _discard_unless_held(path: Path, lock: Path) -> None:
+    held = try_lock(lock)
+    if held is None:
+        return
+    try:
+        await discard(path)
+    finally:
+        os.close(held)
+
+
+def _lock_file(parent: Path, name: str) -> Path:
+    return parent / f".{check_artifact_name(name)}.lock"

@@ -1,0 +1,1 @@
+"""Drivers for root disks, and ext4."""
