@@ -1,0 +1,1 @@
+"""Network modes of a machine."""

@@ -1,0 +1,1 @@
+"""The QEMU driver: microvm machines under KVM or TCG."""

@@ -1,0 +1,206 @@
+"""The QEMU driver: launches microvm machines as processes of their own that outlive us, and finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...host import facts, process, sockets
+from ...host.files import bound_log
+from ...host.paths import VMLayout
+from ...host.run import find_tool, spawn
+from ...host.threads import run_to_end
+from ...model.errors import MissingTool, VmmError
+from ...model.machine import MachineConfig
+from ...model.records import ProcessIdentity
+from ..protocol import VmmProbe
+from .command import FASTEST_TCG_CPU, Descriptors, Processor, machine_command, machine_name
+from .probe import KVM_DEVICE, Prober, kvm_access, version_of
+from .qmp import Qmp
+
+BINARY: Final = "qemu-system-x86_64"
+CONSOLE_LIMIT: Final = 8 * 1024 * 1024
+_NOBODY: Final = 65534
+_NAME: Final = re.compile(machine_name("(?P<vm_id>[0-9a-f]{32})").encode())
+
+
+@dataclass(slots=True)
+class QemuMachine:
+    """A running QEMU process."""
+
+    process: ProcessIdentity
+    vm_dir: Path
+
+    async def connect_agent(self) -> socket.socket:
+        """A fresh non-blocking connection to the guest's agent port. Raises VmmError when nobody listens."""
+        try:
+            return sockets.connect(VMLayout(self.vm_dir).agent_socket, timeout=0)
+        except OSError as error:
+            raise VmmError(f"cannot connect to the guest's agent channel: {error}") from error
+
+    async def connect_control(self) -> Qmp:
+        """A QMP session with this machine; the caller closes it. Raises VmmError."""
+        return await Qmp.connect(VMLayout(self.vm_dir).control_socket)
+
+    async def end(self) -> None:
+        """Kill the process and wait until it is gone. A graceful stop has already synced the guest's disks."""
+        await process.end(self.process)
+
+
+class QemuVmm:
+    """Vmm that runs QEMU's ``microvm`` machine under KVM, or under TCG where KVM does not work."""
+
+    name = "qemu"
+
+    def __init__(self, cache: Path, *, cpu_model: str | None = None, kvm_device: Path = KVM_DEVICE) -> None:
+        """``cache`` keeps what was probed. ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG."""
+        self._cpu_model = cpu_model
+        self._kvm_device = kvm_device
+        self._prober = Prober(cache, device=kvm_device)
+
+    async def probe(self, kernel: Path, initramfs: Path) -> VmmProbe:
+        """Binary, version and accelerator. When we are root this is what an unprivileged VMM gets, for that is how machines run."""
+        try:
+            return await self._prober.probe(find_tool(BINARY), kernel, initramfs, _unprivileged())
+        except MissingTool as error:
+            return VmmProbe(usable=False, note=error.message, hint=error.hint)
+
+    async def inspect(self) -> VmmProbe:
+        """Binary, version, and ``tcg`` where the KVM device cannot even be opened."""
+        try:
+            binary = find_tool(BINARY)
+        except MissingTool as error:
+            return VmmProbe(usable=False, note=error.message, hint=error.hint)
+        access = kvm_access(_unprivileged(), self._kvm_device)
+        accelerator = "" if access.allowed else "tcg"
+        return VmmProbe(usable=True, binary=str(binary), version=await version_of(binary), accelerator=accelerator, note=access.note, hint=access.hint)
+
+    async def launch(self, config: MachineConfig) -> QemuMachine:
+        """Start the machine. What QEMU itself has to say goes to the VM's VMM log. Raises VmmError or MissingTool."""
+        binary = find_tool(BINARY)
+        probe = await self._prober.probe(binary, config.kernel, config.initramfs, config.uid)
+        model = self._cpu_model or ("host" if probe.accelerator == "kvm" else FASTEST_TCG_CPU)
+        processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz())
+        groups = kvm_access(config.uid, self._kvm_device).groups if probe.accelerator == "kvm" else ()
+        return QemuMachine(await run_to_end(_start, binary, config, processor, groups), config.vm_dir)
+
+    async def adopt(self, vm_id: str, vm_dir: Path) -> QemuMachine | None:
+        """The running machine of this VM: the process of ours that bears its name."""
+        found = await asyncio.to_thread(_find, vm_id, vm_dir)
+        return QemuMachine(found, vm_dir) if found else None
+
+    async def list_machines(self, vms: Path, known: Collection[str]) -> Mapping[str, QemuMachine]:
+        """All running machines of the instance whose machines lie below ``vms``, with one look at the process list."""
+        return await asyncio.to_thread(_list, vms, frozenset(known))
+
+    def remove_sockets(self, vm_dir: Path) -> None:
+        """Remove the agent's and the control socket."""
+        files = VMLayout(vm_dir)
+        files.agent_socket.unlink(missing_ok=True)
+        files.control_socket.unlink(missing_ok=True)
+
+    def bound_logs(self, vm_dir: Path) -> None:
+        """Empty a console or VMM log that has grown beyond 8 MiB; works while the machine writes, for it appends."""
+        files = VMLayout(vm_dir)
+        bound_log(files.console_log, CONSOLE_LIMIT)
+        bound_log(files.vmm_log, CONSOLE_LIMIT)
+
+
+def _unprivileged() -> int:
+    """The uid that stands for a machine's VMM when nothing else is known: machines never run as root."""
+    return _NOBODY if os.geteuid() == 0 else -1
+
+
+def _start(binary: Path, config: MachineConfig, processor: Processor, groups: tuple[int, ...]) -> ProcessIdentity:
+    files = VMLayout(config.vm_dir)
+    with contextlib.ExitStack() as opened:
+        try:
+            fds = _open_files(config, files, opened)
+            log = _open(opened, files.vmm_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            return spawn(
+                machine_command(binary, config, processor, fds),
+                output=log,
+                pass_fds=_all(fds),
+                uid=config.uid,
+                groups=groups,
+            )
+        except OSError as error:
+            files.agent_socket.unlink(missing_ok=True)
+            files.control_socket.unlink(missing_ok=True)
+            raise VmmError(f"cannot start QEMU: {error}", hint="see the daemon's log") from error
+
+
+def _open_files(config: MachineConfig, files: VMLayout, opened: contextlib.ExitStack) -> Descriptors:
+    card = config.card
+    return Descriptors(
+        kernel=_open(opened, config.kernel, os.O_RDONLY),
+        initramfs=_open(opened, config.initramfs, os.O_RDONLY),
+        disks=tuple(_open(opened, disk.path, os.O_RDONLY if disk.read_only else os.O_RDWR) for disk in config.disks),
+        console=_open(opened, files.console_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
+        agent=opened.enter_context(sockets.listen(files.agent_socket, backlog=8)).fileno(),
+        control=opened.enter_context(sockets.listen(files.control_socket, backlog=8)).fileno(),
+        network=opened.enter_context(sockets.connect(card.socket)).fileno() if card and card.socket else None,
+    )
+
+
+def _open(opened: contextlib.ExitStack, path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    opened.callback(os.close, fd)
+    return fd
+
+
+def _all(fds: Descriptors) -> list[int]:
+    network = () if fds.network is None else (fds.network,)
+    return [fds.kernel, fds.initramfs, *fds.disks, fds.console, fds.agent, fds.control, *network]
+
+
+def _find(vm_id: str, vm_dir: Path) -> ProcessIdentity | None:
+    for pid, found in _named():
+        if found == vm_id and _is_ours(pid, vm_dir) and (identity := process.identify(pid)).start_time:
+            return identity
+    return None
+
+
+def _list(vms: Path, known: Collection[str]) -> dict[str, QemuMachine]:
+    machines: dict[str, QemuMachine] = {}
+    for pid, vm_id in _named():
+        ours = _is_ours(pid, vms / vm_id) if vm_id in known else _is_of(pid, vms / vm_id)
+        if ours and (identity := process.identify(pid)).start_time:
+            machines.setdefault(vm_id, QemuMachine(identity, vms / vm_id))
+    return machines
+
+
+def _named() -> Iterator[tuple[int, str]]:
+    """Pid and VM id of every QEMU, of whichever instance, that bears a machine's name."""
+    for pid, words in process.command_lines():
+        if b"qemu-system" in os.path.basename(words[0]):  # noqa: PTH119 - bytes
+            yield from ((pid, match["vm_id"].decode()) for word in words if (match := _NAME.fullmatch(word)))
+
+
+def _is_ours(pid: int, vm_dir: Path) -> bool:
+    """Whether a process that bears the random name of a machine of ours is that machine, also when its directory was removed."""
+    return process.owner_of(pid) in _possible_owners(vm_dir) or process.holds_below(pid, vm_dir)
+
+
+def _is_of(pid: int, vm_dir: Path) -> bool:
+    """Whether a process is the machine of this very directory, although no row vouches for it."""
+    if process.holds_below(pid, vm_dir):
+        return True
+    with contextlib.suppress(FileNotFoundError):  # root without CAP_SYS_PTRACE cannot see what the process has open
+        return os.getuid() == 0 and process.owner_of(pid) == VMLayout(vm_dir).overlay_disk.stat().st_uid
+    return False
+
+
+def _possible_owners(vm_dir: Path) -> set[int]:
+    """We ourselves, and the uid that the machine's disk was given to: nobody else's process is taken for the machine."""
+    owners = {os.getuid()}
+    with contextlib.suppress(FileNotFoundError):
+        owners.add(VMLayout(vm_dir).overlay_disk.stat().st_uid)
+    return owners
