@@ -1,0 +1,1 @@
+"""The microVM: lifecycle services, tables of steps, reconcile."""

@@ -1,0 +1,119 @@
+"""Changing what a machine is while it does not run: a table of steps that is recovered forwards. Disks only grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..model.errors import BadRequest, NotStopped
+from ..model.limits import check_spec
+from ..model.progress import Report
+from ..model.records import VMRecord, VMSpec, VMState
+from ..model.sizes import format_size
+from .context import Services
+from .steps import Procedure, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What shall be different; None leaves a value as it is. Sizes are bytes."""
+
+    vcpu_count: int | None = None
+    memory_mib: int | None = None
+    system_overlay_bytes: int | None = None
+    work_disk_bytes: int | None = None
+    nat: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetContext:
+    """What finishing a change needs to know."""
+
+    vm_id: str
+    uid: int
+    spec: VMSpec
+    """The whole specification as it shall be."""
+
+
+@dataclass(slots=True)
+class SetScratch:
+    """Nothing is passed between these steps."""
+
+
+def check_change(change: Change) -> None:
+    """Refuse what can be refused without looking at a machine. Raises BadRequest."""
+    if change == Change():
+        raise BadRequest("nothing to change", hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat")
+    check_spec(
+        vcpu_count=change.vcpu_count,
+        memory_mib=change.memory_mib,
+        work_disk_bytes=change.work_disk_bytes,
+        system_overlay_bytes=change.system_overlay_bytes,
+    )
+
+
+def changed_spec(record: VMRecord, change: Change) -> VMSpec:
+    """The specification that the machine shall have. Raises BadRequest for a disk that would shrink."""
+    spec = record.spec
+    return replace(
+        spec,
+        vcpu_count=spec.vcpu_count if change.vcpu_count is None else change.vcpu_count,
+        memory_mib=spec.memory_mib if change.memory_mib is None else change.memory_mib,
+        system_overlay_bytes=_grown(record.name, "system-overlay-size", spec.system_overlay_bytes, change.system_overlay_bytes),
+        work_disk_bytes=_grown(record.name, "disk-size", spec.work_disk_bytes, change.work_disk_bytes),
+        nat=spec.nat if change.nat is None else change.nat,
+    )
+
+
+def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
+    if wanted is not None and wanted < present:
+        raise BadRequest(
+            f"{name}: a disk cannot shrink: {option} is {format_size(present)}, {format_size(wanted)} was asked for",
+            hint="its content can be moved to a new machine with a smaller disk",
+        )
+    return present if wanted is None else wanted
+
+
+def require_stopped(record: VMRecord, *, runs: bool) -> None:
+    """Raises NotStopped, which names the verb to use, for a machine that runs."""
+    if runs:
+        raise NotStopped(f"{record.name} is running; what it is made of can only be changed while it is stopped", hint=f"banger vm stop {record.name}")
+
+
+def set_procedure(services: Services) -> Procedure[SetContext, SetScratch]:
+    """Grow the disks; the row gets its new specification with the end of the journal entry."""
+    steps = _SetSteps(services)
+    return Procedure(
+        kind="vm.set",
+        recovery="forward",
+        context_type=SetContext,
+        new_scratch=SetScratch,
+        settles=False,
+        steps=(Step("grow_system_overlay", steps.grow_overlay), Step("apply_change", steps.apply_change)),
+    )
+
+
+def respecified(record: VMRecord, spec: VMSpec) -> VMRecord:
+    """The record with its new specification; what an earlier attempt complained about is settled."""
+    runtime = record.runtime if record.state is VMState.ERROR else replace(record.runtime, last_error="")
+    return replace(record, spec=spec, runtime=runtime)
+
+
+class _SetSteps:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def grow_overlay(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
+        if self._present(context).system_overlay_bytes < context.spec.system_overlay_bytes:
+            await self._services.root_disk.grow(self._services.layout.vm(context.vm_id), context.spec, context.uid)
+        return context
+
+    async def apply_change(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
+        before = self._services.vms.get(context.vm_id)
+        if before is not None:
+            await self._services.capabilities.apply_change(before, replace(before, spec=context.spec))
+        return context
+
+    def _present(self, context: SetContext) -> VMSpec:
+        """What the row still says: it changes last. A row that is gone has nothing to grow."""
+        record = self._services.vms.get(context.vm_id)
+        return context.spec if record is None else record.spec
