@@ -1,0 +1,1 @@
+"""The contract: routes, request and reply types, OpenAPI."""

@@ -1,0 +1,70 @@
+"""The route table: the router, the OpenAPI document and the client are all made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ..model.records import ImageRecord, KernelRecord, VMEvent, VMRecord
+from . import types as t
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One call of the contract.
+
+    ``read`` answers at once with ``reply``. ``operation`` answers 202 with an Operation, or with ``?wait`` streams Events whose last one
+    carries ``reply`` as its result. ``call`` changes something small and answers at once.
+    """
+
+    name: str
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    kind: Literal["read", "operation", "call"]
+    reply: Any
+    request: type[t.Request] | None = None
+    query: tuple[str, ...] = ()
+    summary: str = ""
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("daemon.status", "GET", "/v1/daemon", "read", t.DaemonStatus, summary="Who is the daemon"),
+    Route("daemon.stop", "DELETE", "/v1/daemon", "call", t.DaemonStatus, summary="Stop the daemon; machines keep running"),
+    Route("doctor", "GET", "/v1/doctor", "read", tuple[t.Check, ...], summary="What this host can do and what is missing"),
+    Route("defaults", "GET", "/v1/defaults", "read", t.Defaults, summary="Sizes that omitted options take"),
+    Route("config.show", "GET", "/v1/config", "read", t.ConfigReport, summary="Every setting and where it comes from"),
+    Route("vm.list", "GET", "/v1/vms", "read", tuple[VMRecord, ...], summary="All machines"),
+    Route("vm.create", "POST", "/v1/vms", "operation", VMRecord, t.CreateVM, summary="Make a machine and start it"),
+    Route("vm.show", "GET", "/v1/vms/{ref}", "read", t.VMDetail, summary="One machine"),
+    Route("vm.start", "POST", "/v1/vms/{ref}/start", "operation", VMRecord, t.StartVM, summary="Start a machine"),
+    Route("vm.stop", "POST", "/v1/vms/{ref}/stop", "operation", VMRecord, t.StopVM, summary="Power a machine off"),
+    Route("vm.restart", "POST", "/v1/vms/{ref}/restart", "operation", VMRecord, t.StartVM, summary="Stop and start a machine"),
+    Route("vm.kill", "POST", "/v1/vms/{ref}/kill", "operation", VMRecord, t.KillVM, summary="End a machine's VMM"),
+    Route("vm.set", "POST", "/v1/vms/{ref}/set", "operation", VMRecord, t.SetVM, summary="Change what a stopped machine is made of"),
+    Route("vm.prune", "POST", "/v1/vms/{ref}/prune", "operation", t.Deleted, summary="Remove a machine and its disks unless it runs"),
+    Route("vm.delete", "DELETE", "/v1/vms/{ref}", "operation", t.Deleted, summary="Remove a machine and its disks"),
+    Route("vm.exec", "POST", "/v1/vms/{ref}/exec", "call", t.StreamTicket, t.Exec, summary="Run a command; its streams are on attach.sock"),
+    Route("vm.logs", "GET", "/v1/vms/{ref}/logs", "read", t.LogChunk, query=("which", "offset"), summary="Console or VMM log (which=console|vmm)"),
+    Route("vm.stats", "GET", "/v1/vms/{ref}/stats", "read", t.VMStats, summary="What a machine uses"),
+    Route("vm.health", "GET", "/v1/vms/{ref}/health", "read", t.VMHealth, summary="Whether a machine runs and its agent answers"),
+    Route("vm.ping", "GET", "/v1/vms/{ref}/ping", "read", t.VMPing, summary="Whether a machine runs"),
+    Route("vm.ports", "GET", "/v1/vms/{ref}/ports", "read", t.VMPorts, summary="What waits for connections in a machine"),
+    Route("vm.touch", "POST", "/v1/vms/{ref}/touch", "call", VMRecord, summary="Note that a machine is in use"),
+    Route("lease.create", "POST", "/v1/leases", "call", t.Lease, summary="A lease to make machines under"),
+    Route("image.list", "GET", "/v1/images", "read", tuple[ImageRecord, ...], summary="Images on this host"),
+    Route("image.catalog", "GET", "/v1/catalog/images", "read", tuple[t.CatalogEntry, ...], summary="Images that can be pulled by name"),
+    Route("image.show", "GET", "/v1/images/{name}", "read", ImageRecord, summary="One image"),
+    Route("image.pull", "POST", "/v1/images", "operation", ImageRecord, t.PullImage, summary="Get an image and its kernel"),
+    Route("image.delete", "DELETE", "/v1/images/{name}", "operation", t.Deleted, summary="Remove an image that no machine uses"),
+    Route("kernel.list", "GET", "/v1/kernels", "read", tuple[KernelRecord, ...], summary="Kernels on this host"),
+    Route("kernel.show", "GET", "/v1/kernels/{name}", "read", KernelRecord, summary="One kernel"),
+    Route("gc", "POST", "/v1/gc", "operation", tuple[t.Leftover, ...], t.CollectGarbage, summary="Find and remove what no machine needs any more"),
+    Route("operation.show", "GET", "/v1/operations/{id}", "read", t.Operation, summary="One operation"),
+    Route("operation.list", "GET", "/v1/operations", "read", tuple[t.Operation, ...], summary="Recent operations"),
+    Route("operation.events", "GET", "/v1/operations/{id}/events", "read", t.Event, summary="Events of an operation until it ends (NDJSON)"),
+    Route("operation.cancel", "DELETE", "/v1/operations/{id}", "call", t.Operation, summary="Cancel an operation"),
+    Route("events", "GET", "/v1/events", "read", VMEvent, query=("since", "follow"), summary="What happened to machines, after a cursor (NDJSON)"),
+    Route("openapi", "GET", "/v1/openapi.json", "read", dict[str, Any], summary="This contract as OpenAPI 3.1"),
+)
+
+BY_NAME: Final = {route.name: route for route in ROUTES}

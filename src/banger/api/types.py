@@ -1,0 +1,336 @@
+"""Request and reply types of the contract. Requests refuse unknown fields; replies reuse the model's records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..model.records import VMRecord, VMState
+
+API_VERSION = 1
+
+Wait = Literal["ready", "booted"]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all request bodies."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all reply bodies that are not a record of the model."""
+
+
+class CreateVM(Request, frozen=True):
+    """``POST /v1/vms``. Omitted numbers take the host's defaults. Sizes are bytes."""
+
+    name: str = ""
+    image: str = ""
+    vcpu_count: int | None = None
+    memory_mib: int | None = None
+    system_overlay_bytes: int | None = None
+    work_disk_bytes: int | None = None
+    nat: bool = False
+    ttl: float = 0.0
+    """Seconds after its start at which it is stopped; 0 = never."""
+    idle: float | None = None
+    """Seconds without use after which it is stopped; 0 = never, omitted = as the instance's configuration says."""
+    start: bool = True
+    wait: Wait = "ready"
+    lease: str = ""
+    """Lease that the VM lives under: it is deleted when the lease ends (``--rm``)."""
+
+
+class StartVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/start`` and ``/restart``."""
+
+    wait: Wait = "ready"
+
+
+class StopVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/stop``. ``timeout`` is in seconds."""
+
+    timeout: float = 15.0
+
+
+class KillVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/kill``."""
+
+    signal: str = "TERM"
+
+
+class SetVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/set``: what a stopped machine shall be made of; what is omitted stays. Sizes are bytes and only grow."""
+
+    vcpu_count: int | None = None
+    memory_mib: int | None = None
+    system_overlay_bytes: int | None = None
+    work_disk_bytes: int | None = None
+    nat: bool | None = None
+
+
+class CollectGarbage(Request, frozen=True):
+    """``POST /v1/gc``. ``dry_run``: only say what there is."""
+
+    dry_run: bool = False
+
+
+class Empty(Request, frozen=True):
+    """A request without a body."""
+
+
+class PullImage(Request, frozen=True):
+    """``POST /v1/images``."""
+
+    name: str
+
+
+class Exec(Request, frozen=True):
+    """``POST /v1/vms/{ref}/exec``: what to run; no ``argv`` = the user's login shell. Size is that of the caller's terminal."""
+
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    cwd: str = ""
+    user: str = ""
+    tty: bool = False
+    rows: int = 24
+    columns: int = 80
+    stdin: bool = True
+
+
+class StreamTicket(Reply, frozen=True):
+    """A stream that waits for its client on attach.sock; the token works once, for 30 seconds."""
+
+    token: str
+
+
+class Lease(Reply, frozen=True):
+    """A lease: held for as long as a connection to attach.sock that named the token is open."""
+
+    id: str
+    token: str
+
+
+class ErrorBody(Reply, frozen=True):
+    """Body of every failed reply, under the key ``error``."""
+
+    code: str
+    message: str
+    hint: str = ""
+    op_id: str = ""
+    vm: str = ""
+
+
+class Event(Reply, frozen=True):
+    """One line of an operation's event stream (NDJSON). The last one has ``done`` set."""
+
+    stage: str = ""
+    message: str = ""
+    progress: float | None = None
+    """0..1 where it is known."""
+    elapsed: float = 0.0
+    """Seconds since the operation began."""
+    warning: bool = False
+    done: bool = False
+    error: ErrorBody | None = None
+    result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+
+
+class Operation(Reply, frozen=True):
+    """``GET /v1/operations/{id}``."""
+
+    id: str
+    kind: str
+    target: str
+    state: Literal["running", "done", "failed", "cancelled"]
+    stage: str
+    started_at: float
+    updated_at: float
+    error: ErrorBody | None = None
+
+
+class Deleted(Reply, frozen=True):
+    """What a deletion reports."""
+
+    id: str
+    name: str
+
+
+class Leftover(Reply, frozen=True):
+    """Something of this instance that nothing needs any more (``gc``)."""
+
+    kind: Literal["machine", "network", "socket", "staging", "directory"]
+    what: str
+    """A path, or a process and its pid."""
+    vm_id: str = ""
+    """The machine that it belonged to, when that is known."""
+    removed: bool = False
+    error: str = ""
+    """Why it could not be removed."""
+
+
+class VMDetail(Reply, frozen=True):
+    """``GET /v1/vms/{ref}``: the record and what the host shows right now."""
+
+    record: VMRecord
+    alive: bool
+    pid: int | None
+    directory: str
+    console_log: str
+    vmm_log: str
+    overlay_allocated_bytes: int
+    work_allocated_bytes: int
+    guest_kernel: str = ""
+    guest_program: str = ""
+
+
+class LogChunk(Reply, frozen=True):
+    """``GET /v1/vms/{ref}/logs``: text from ``offset``; ask again from ``next_offset`` to follow."""
+
+    text: str
+    next_offset: int
+    path: str
+
+
+class Defaults(Reply, frozen=True):
+    """``GET /v1/defaults``: the sizes that an omitted option takes, and where each comes from (``config``, ``auto`` or ``builtin``)."""
+
+    vcpu_count: int
+    memory_mib: int
+    work_disk_bytes: int
+    system_overlay_bytes: int
+    image: str
+    provenance: dict[str, str]
+
+
+class Setting(Reply, frozen=True):
+    """One value in force; ``source`` is ``config`` (the file), ``env``, ``option``, ``auto`` (this host) or ``builtin``."""
+
+    key: str
+    value: str | int
+    source: str
+
+
+class ConfigReport(Reply, frozen=True):
+    """``GET /v1/config``: every setting of the running daemon. ``path`` is the file that it read, if there was one."""
+
+    path: str
+    settings: tuple[Setting, ...]
+
+
+class ProcessStats(Reply, frozen=True):
+    """What a machine's VMM process uses. ``cpu_percent``: 100 = one CPU, over the last ``cpu_window`` seconds."""
+
+    pid: int
+    cpu_percent: float
+    cpu_window: float
+    cpu_seconds: float
+    """CPU time since the process began."""
+    rss_bytes: int
+    pss_bytes: int | None
+    """Shared pages by share; null where the host does not let the daemon see it."""
+
+
+class FileSystem(Reply, frozen=True):
+    """A file system of a guest."""
+
+    path: str
+    size_bytes: int
+    available_bytes: int
+
+
+class GuestStats(Reply, frozen=True):
+    """What a guest says that it uses. ``uptime`` is in seconds, ``load`` the average over a minute."""
+
+    uptime: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    load: float
+    processes: int
+    file_systems: tuple[FileSystem, ...]
+
+
+class VMStats(Reply, frozen=True):
+    """``GET /v1/vms/{ref}/stats``. ``process`` and ``guest`` are null when the machine does not run, ``guest`` also when ``guest_error`` says why."""
+
+    id: str
+    name: str
+    state: VMState
+    collected_at: float
+    overlay_allocated_bytes: int
+    work_allocated_bytes: int
+    process: ProcessStats | None = None
+    guest: GuestStats | None = None
+    guest_error: str = ""
+
+
+class VMHealth(Reply, frozen=True):
+    """``GET /v1/vms/{ref}/health``: a machine that does not run is not healthy; one that runs and does not answer is an error."""
+
+    name: str
+    alive: bool
+    healthy: bool
+    guest_state: str = ""
+    """``waiting``, ``configuring``, ``ready`` or ``booted``."""
+    round_trip: float | None = None
+    """Seconds to the agent and back."""
+
+
+class VMPing(Reply, frozen=True):
+    """``GET /v1/vms/{ref}/ping``."""
+
+    name: str
+    alive: bool
+
+
+class Port(Reply, frozen=True):
+    """Something in a guest that waits for connections or datagrams."""
+
+    protocol: str
+    addresses: tuple[str, ...]
+    port: int
+    process: str
+    """"" when the guest cannot tell."""
+    command: str
+    endpoint: str = ""
+    """How it is reached from this host; "" while it is not published."""
+
+
+class VMPorts(Reply, frozen=True):
+    """``GET /v1/vms/{ref}/ports``."""
+
+    id: str
+    name: str
+    ports: tuple[Port, ...]
+
+
+class CatalogEntry(Reply, frozen=True):
+    """One image that can be pulled by name."""
+
+    name: str
+    description: str
+    kernel: str
+    pulled: bool
+
+
+class Check(Reply, frozen=True):
+    """One line of ``doctor``."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+class DaemonStatus(Reply, frozen=True):
+    """``GET /v1/daemon``."""
+
+    pid: int
+    version: str
+    api_version: int
+    socket: str
+    log: str
+    state_directory: str
+    started_at: float
+    running_vms: int
+    """Without those of ``--rm``, which end with their caller or the daemon."""

@@ -1,0 +1,1 @@
+"""The process: composition root, server, operations, leases, byte streams."""

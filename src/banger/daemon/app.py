@@ -1,0 +1,75 @@
+"""The composition root: the one place that names concrete drivers and puts the services together."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final
+
+from ..host.config import load_config
+from ..host.paths import Layout
+from ..image.service import ImageService
+from ..model.config import Config, with_log_level
+from ..model.errors import BadRequest
+from ..net.user import UserNetwork
+from ..storage.overlay import OverlayDisk
+from ..store import Database, ImageTable, KernelTable
+from ..vm.service import Machines
+from ..vmm.qemu.driver import QemuVmm
+from .attach import Opener
+from .context import Context
+from .leases import Leases
+from .operations import Operations
+from .tokens import Tokens
+
+DEFAULT_GUEST_DEADLINE: Final = 60.0
+
+
+def guest_deadline() -> float:
+    """Seconds that a guest has from launch to hello, and again to ready: ``BANGER_BOOT_TIMEOUT``, else 60. Raises BadRequest for nonsense."""
+    text = os.environ.get("BANGER_BOOT_TIMEOUT", "")
+    try:
+        seconds = float(text) if text else DEFAULT_GUEST_DEADLINE
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise BadRequest(f"BANGER_BOOT_TIMEOUT is {text!r}", hint="set it to a number of seconds, more than 0 and at most 3600, or unset it")
+    return seconds
+
+
+def configuration(layout: Layout, log_level: tuple[str, str] | None) -> Config:
+    """The instance's configuration, its log level in force. ``log_level``: level and source, when it was given outside the file. Raises BadRequest."""
+    config = load_config(layout.config_file)
+    if log_level is not None:
+        return with_log_level(config, *log_level)
+    logging.getLogger().setLevel(config.log_level.upper())
+    return config
+
+
+def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str] | None = None) -> Context:
+    """Everything that the calls of the contract need. Raises BadRequest for a bad setting, StoreError when the database cannot be used."""
+    config = configuration(layout, log_level)
+    deadline = guest_deadline()
+    database = Database.open(layout.database)
+    images = ImageService(layout, ImageTable(database), KernelTable(database))
+    vmm = QemuVmm(layout.probe_cache)
+    machines = Machines(
+        layout=layout,
+        database=database,
+        images=images,
+        vmm=vmm,
+        root_disk=OverlayDisk(),
+        network=UserNetwork(),
+        guest_deadline=deadline,
+        config=config,
+    )
+    return Context(
+        layout=layout,
+        database=database,
+        machines=machines,
+        images=images,
+        vmm=vmm,
+        operations=Operations(),
+        leases=Leases(machines),
+        tokens=tokens,
+    )

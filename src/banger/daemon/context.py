@@ -1,0 +1,32 @@
+"""What the calls of the contract work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..host.paths import Layout
+from .attach import Opener
+from .leases import Leases
+from .operations import Operations
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from ..image.service import ImageService
+    from ..store import Database
+    from ..vm.service import Machines
+    from ..vmm.protocol import Vmm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The services of a running daemon. Built once by the composition root."""
+
+    layout: Layout
+    database: Database
+    machines: Machines
+    images: ImageService
+    vmm: Vmm
+    operations: Operations
+    leases: Leases
+    tokens: Tokens[Opener]
