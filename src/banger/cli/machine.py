@@ -1,0 +1,79 @@
+"""Options that say what machine to make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from ..model.durations import parse_duration
+from ..model.sizes import parse_size
+from .completion import complete_images
+from .parameters import artifact_name, wait_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Size(click.ParamType[int]):
+    """``512M``, ``4G``, ``4GiB``; a bare number means MiB. Converts to bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return value if isinstance(value, int) else parse_size(str(value), param.opts[-1] if param is not None else "size")
+
+
+SIZE: Final = _Size()
+
+
+class _Duration(click.ParamType[float]):
+    """``90s``, ``30m``, ``2h``; ``0`` = never. Converts to seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return value if isinstance(value, float) else parse_duration(str(value), param.opts[-1] if param is not None else "duration")
+
+
+DURATION: Final = _Duration()
+
+_SIZE_OPTIONS: Final = (
+    click.option("--vcpu", type=int, help="Virtual CPUs."),
+    click.option("--memory", type=SIZE, help="Memory, such as 512M or 4G; a bare number means MiB."),
+    click.option("--disk-size", type=SIZE, help="Size of the disk on /root."),
+    click.option(
+        "--system-overlay-size",
+        type=SIZE,
+        help="How much may be written to the rest of the system.",
+    ),
+)
+
+_MACHINE_OPTIONS: Final = (
+    click.option("--name", help="Name of the machine (default: a generated one)."),
+    click.option(
+        "--image",
+        callback=artifact_name,
+        shell_complete=complete_images,
+        help="Image to start from; got first when it is not here yet.",
+    ),
+    *_SIZE_OPTIONS,
+    click.option("--nat", is_flag=True, help="Give it a network card that reaches the internet."),
+    click.option("--ttl", type=DURATION, default=0.0, show_default="never", help="Stop it so long after its start: 90s, 30m, 2h."),
+    click.option("--idle", type=DURATION, help="Stop it when nobody has used it for so long; 0 = never (default: auto_stop_stale_after in config.toml)."),
+    wait_option,
+)
+
+
+def machine_options(function: F) -> F:
+    """The options that say what machine to make, shared by ``run`` and ``create``."""
+    for option in reversed(_MACHINE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def size_options(function: F) -> F:
+    """The options that say how large a machine is."""
+    for option in reversed(_SIZE_OPTIONS):
+        function = option(function)
+    return function

@@ -1,0 +1,34 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from .completion import complete_images, complete_kernels, complete_vms
+
+
+def checked(check: Callable[[Any], Any], _ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Run a check of the model on what was given. Its BadRequest is the user's error line."""
+    return check(value) if value is not None else None
+
+
+def artifact_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """An image's or kernel's name, checked."""
+    from ..model.names import check_artifact_name
+
+    return checked(lambda name: check_artifact_name(name, param.name if param.name == "kernel" else "image"), ctx, param, value)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+wait_option = click.option(
+    "--wait", type=click.Choice(["ready", "booted"]), default="ready", show_default=True, help="Until commands can run, or until the system is up."
+)
+vm_argument = click.argument("ref", metavar="VM", shell_complete=complete_vms)
+vms_argument = click.argument("refs", metavar="VM...", nargs=-1, required=True, shell_complete=complete_vms)
+some_vms_argument = click.argument("refs", metavar="[VM...]", nargs=-1, shell_complete=complete_vms)
+image_argument = click.argument("image", metavar="IMAGE", shell_complete=complete_images, callback=artifact_name)
+images_argument = click.argument("names", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_images)
+kernel_argument = click.argument("kernel", metavar="KERNEL", shell_complete=complete_kernels, callback=artifact_name)

@@ -1,0 +1,37 @@
+"""``vm set``: other sizes and another network for machines that are stopped."""
+
+from __future__ import annotations
+
+import click
+
+from ..api.types import SetVM
+from ..model.errors import BadRequest
+from ..model.limits import check_spec
+from ..model.sizes import MIB
+from .machine import size_options
+from .parameters import json_option, vms_argument
+from .vm_change import change_each
+
+
+@click.command("set")
+@vms_argument
+@size_options
+@click.option("--nat/--no-nat", default=None, help="With or without a network card that reaches the internet.")
+@json_option
+def set_command(
+    refs: tuple[str, ...],
+    vcpu: int | None,
+    memory: int | None,
+    disk_size: int | None,
+    system_overlay_size: int | None,
+    nat: bool | None,
+    as_json: bool,
+) -> None:
+    """Change stopped machines. Disks only grow; what they hold stays."""
+    memory_mib = None if memory is None else memory // MIB
+    request = SetVM(vcpu_count=vcpu, memory_mib=memory_mib, work_disk_bytes=disk_size, system_overlay_bytes=system_overlay_size, nat=nat)
+    if request == SetVM():
+        raise BadRequest("nothing to change", hint="name at least one option, see `banger vm set --help`")
+    # Once for all machines; the daemon would say it for each.
+    check_spec(vcpu_count=vcpu, memory_mib=memory_mib, work_disk_bytes=disk_size, system_overlay_bytes=system_overlay_size)
+    change_each("vm.set", refs, request, as_json=as_json, shown=True)

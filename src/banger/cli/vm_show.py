@@ -1,0 +1,87 @@
+"""``vm list`` (and ``ps``) and ``vm show``."""
+
+from __future__ import annotations
+
+import click
+
+from ..api.types import VMDetail
+from ..client import Client
+from ..model.durations import format_duration
+from ..model.names import short_id
+from ..model.records import VMRecord, VMState
+from ..model.sizes import format_size
+from .output import ago, local_time, print_fields, print_json, print_table
+from .parameters import json_option, vm_argument
+
+_HEAD = ("ID", "NAME", "STATE", "IMAGE", "VCPU", "MEM", "DISK", "CREATED")
+
+
+@click.command("list")
+@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@click.option("--running", is_flag=True, help="Only machines that run.")
+@json_option
+def list_command(quiet: bool, running: bool, as_json: bool) -> None:
+    """List machines."""
+    with Client.connect() as client:
+        records: tuple[VMRecord, ...] = client.call("vm.list")
+    if running:
+        records = tuple(record for record in records if record.state is VMState.RUNNING)
+    if as_json:
+        print_json(records)
+    elif quiet:
+        click.echo("".join(f"{short_id(record.id)}\n" for record in records), nl=False)
+    else:
+        print_table(_HEAD, [_row(record) for record in records])
+
+
+def _row(record: VMRecord) -> tuple[str, ...]:
+    spec = record.spec
+    memory, disk = format_size(spec.memory_mib << 20), format_size(spec.work_disk_bytes)
+    return (short_id(record.id), record.name, record.state.value, record.image_name, str(spec.vcpu_count), memory, disk, ago(record.created_at))
+
+
+@click.command()
+@vm_argument
+@json_option
+def show(ref: str, as_json: bool) -> None:
+    """Show all about one machine."""
+    with Client.connect() as client:
+        detail: VMDetail = client.call("vm.show", {"ref": ref})
+    print_json(detail) if as_json else print_fields(_fields(detail))
+
+
+def _stops(record: VMRecord) -> str:
+    """When it is stopped by itself, as far as the machine's own options say."""
+    spec = record.spec
+    ttl = f"{format_duration(spec.ttl_seconds)} after its start" if spec.ttl_seconds else ""
+    idle = f"when nobody has used it for {format_duration(spec.idle_seconds)}" if spec.idle_seconds else ""
+    return ", or ".join(word for word in (ttl, idle) if word)
+
+
+def _fields(detail: VMDetail) -> list[tuple[str, str]]:
+    record, spec, runtime = detail.record, detail.record.spec, detail.record.runtime
+    process = f"pid {detail.pid}" if detail.alive and detail.pid else ""
+    return [
+        ("name", record.name),
+        ("id", record.id),
+        ("state", record.state.value + (" (booted)" if record.state is VMState.RUNNING and runtime.booted else "")),
+        ("last error", runtime.last_error),
+        ("image", record.image_name),
+        ("vcpu", str(spec.vcpu_count)),
+        ("memory", f"{spec.memory_mib} MiB"),
+        ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
+        ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
+        ("network", runtime.network if runtime.network != "none" else "nat" if spec.nat else "none"),
+        ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),
+        ("guest kernel", detail.guest_kernel),
+        ("guest program", detail.guest_program),
+        ("ready in", f"{runtime.ready_seconds:.2f} s" if runtime.ready_seconds else ""),
+        ("created", f"{local_time(record.created_at)} ({ago(record.created_at)})"),
+        ("last used", ago(record.touched_at)),
+        ("stops", _stops(record)),
+        ("last stop", runtime.last_stop_reason if record.state is not VMState.RUNNING else ""),
+        ("removed", "when the command that made it ends (--rm)" if record.remove else ""),
+        ("directory", detail.directory),
+        ("console log", detail.console_log),
+        ("vmm log", detail.vmm_log),
+    ]

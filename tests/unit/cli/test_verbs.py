@@ -1,0 +1,287 @@
+"""Every verb that is not a session: lists, details, changes of several machines, images, kernels, the daemon, doctor, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from banger.client import start as start_module
+from tests.unit.cli.conftest import Shell, record
+from tests.unit.client.fake_daemon import Call, FakeDaemon, Reply, failure, running
+from tests.unit.client.samples import STATUS
+
+IMAGE = {
+    "id": "2" * 32,
+    "name": "debian-bookworm",
+    "source": "recipe:debian-bookworm",
+    "path": "/i",
+    "digest": "sha256:ab",
+    "size_bytes": 512 << 20,
+    "kernel_name": "debian-cloud",
+    "created_at": 1.0,
+}
+KERNEL = {
+    "id": "3" * 32,
+    "name": "debian-cloud",
+    "source": "apt",
+    "path": "/k",
+    "version": "6.1.0-40-cloud-amd64",
+    "digest": "sha256:cd",
+    "size_bytes": 40 << 20,
+    "created_at": 1.0,
+}
+
+
+def test_list_is_aligned(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes["GET /v1/vms"] = Reply([record("a", 0x1 << 124), record("a-longer-name", 0x2 << 124, state="stopped")])
+    head, first, second = banger("vm", "list").out.splitlines()
+    assert head.split() == ["ID", "NAME", "STATE", "IMAGE", "VCPU", "MEM", "DISK", "CREATED"]
+    assert first.split()[:7] == ["100000000000", "a", "running", "debian-bookworm", "2", "2G", "8G"]
+    assert {line.index(word) for line, word in ((head, "STATE"), (first, "running"), (second, "stopped"))} == {head.index("STATE")}
+    assert banger("ps").out == banger("vm", "ls").out == banger("vm", "list").out
+
+
+def test_list_quiet_running_and_json(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes["GET /v1/vms"] = Reply([record("a", 0x1 << 124), record("b", 0x2 << 124, state="stopped")])
+    assert banger("vm", "list", "-q").out == "100000000000\n200000000000\n"
+    assert banger("vm", "list", "-q", "--running").out == "100000000000\n"
+    assert [one["name"] for one in banger("ps", "--json").json] == ["a", "b"]
+    daemon.routes["GET /v1/vms"] = Reply([])
+    assert banger("vm", "list", "-q").out == ""
+    assert banger("vm", "list").out.split()[0] == "ID"
+
+
+def test_show(daemon: FakeDaemon, banger: Shell) -> None:
+    shown = {"record": record(runtime={"last_error": "it\x1b[2Jdied"}), "alive": True, "pid": 77, "directory": "/d", "console_log": "/c", "vmm_log": "/v"}
+    daemon.routes["GET /v1/vms/box"] = Reply(shown | {"overlay_allocated_bytes": 1 << 20, "work_allocated_bytes": 0, "guest_kernel": "6.1"})
+    out = banger("vm", "show", "box").out
+    assert "name            box\n" in out
+    assert "system overlay  8G (1M used)\n" in out
+    assert "last error      it\N{REPLACEMENT CHARACTER}[2Jdied\n" in out
+    assert banger("vm", "show", "box", "--json").json["pid"] == 77
+
+
+def done(call: Call) -> Reply:
+    name = call.path.split("/")[3]
+    return Reply(lines=[{"stage": "work"}, {"done": True, "result": record(name)}])
+
+
+def test_the_good_ones_succeed_when_others_fail_in_the_order_given(daemon: FakeDaemon, banger: Shell) -> None:
+    both = threading.Barrier(2, timeout=20)
+    one, two = record("one", 0x1 << 124), record("two", 0x2 << 124)
+    daemon.routes["GET /v1/vms"] = Reply([one, two])
+
+    def stop(call: Call) -> Reply:
+        both.wait()  # only passes when both are under way at once
+        return Reply(lines=[{"done": True, "result": one if one["id"] in call.path else two}])
+
+    daemon.routes |= {f"POST /v1/vms/{one['id']}/stop": stop, f"POST /v1/vms/{two['id']}/stop": stop}
+    daemon.routes["POST /v1/vms/ghost/stop"] = failure(404, "not_found", "no machine 'ghost'")
+    result = banger("vm", "stop", "--timeout", "3", "two", "ghost", "one", "two", "1000")
+    assert (result.status, result.out) == (1, "two\none\n")
+    assert result.err == "banger: no machine 'ghost'\n(op-0123456789ab)\n"
+    stops = [call for call in daemon.calls if call.path.endswith("/stop")]
+    assert len(stops) == 3
+    assert {call.json["timeout"] for call in stops} == {3.0}
+
+
+def test_a_batch_as_json(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes["DELETE /v1/vms/box"] = Reply(lines=[{"done": True, "result": {"id": "1", "name": "box"}}])
+    assert banger("vm", "rm", "box", "--json").json == [{"ref": "box", "result": {"id": "1", "name": "box"}}]
+    daemon.routes["DELETE /v1/vms/box"] = failure(404, "not_found", "no machine 'box'")
+    result = banger("vm", "delete", "box", "--json")
+    assert result.status == 1
+    assert result.json[0]["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "body"),
+    [
+        ("start box --wait booted", "POST /v1/vms/box/start", {"wait": "booted"}),
+        ("restart box", "POST /v1/vms/box/restart", {"wait": "ready"}),
+        ("kill box --signal sigkill", "POST /v1/vms/box/kill", {"signal": "KILL"}),
+        ("stop box", "POST /v1/vms/box/stop", {"timeout": 15.0}),
+        ("delete box", "DELETE /v1/vms/box", None),
+    ],
+)
+def test_changes(daemon: FakeDaemon, banger: Shell, words: str, path: str, body: object) -> None:
+    daemon.routes[path] = done if body else Reply(lines=[{"done": True, "result": {"id": "1", "name": "box"}}])
+    result = banger("vm", *words.split())
+    assert (result.status, result.out) == (0, "box\n")
+    assert daemon.calls[-1].json == body
+
+
+def test_warnings_are_always_shown(daemon: FakeDaemon, banger: Shell) -> None:
+    warning = {"stage": "network", "message": "passt is missing", "warning": True}
+    daemon.routes["POST /v1/vms/box/start"] = Reply(lines=[warning, {"done": True, "result": record()}])
+    assert banger("vm", "start", "box").err == "banger: warning: passt is missing\n"
+
+
+def test_logs_are_followed_until_the_machine_goes(daemon: FakeDaemon, banger: Shell) -> None:
+    def logs(call: Call) -> Reply:
+        offset = int(call.query.partition("offset=")[2])
+        if offset >= 8:
+            return failure(404, "not_found", "no machine 'box'")
+        return Reply({"text": f"line{offset}\x1b\n"[:4] if offset else "abcd", "next_offset": offset + 4, "path": "/c"})
+
+    daemon.routes["GET /v1/vms/box/logs"] = logs
+    assert banger("vm", "logs", "-f", "box").out == "abcdline"
+    assert daemon.calls[0].query == "which=console&offset=0"
+    daemon.routes["GET /v1/vms/box/logs"] = Reply({"text": "", "next_offset": 0, "path": "/c"})
+    assert banger("vm", "logs", "--vmm", "box").out == ""
+    assert "which=vmm" in daemon.calls[-1].query
+    daemon.routes["GET /v1/vms/box/logs"] = failure(404, "not_found", "no machine 'box'")
+    assert banger("vm", "logs", "box").status == 1
+
+
+def test_images(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes |= {
+        "GET /v1/images": Reply([IMAGE]),
+        "GET /v1/images/debian-bookworm": Reply(IMAGE),
+        "GET /v1/catalog/images": Reply([{"name": "debian-bookworm", "description": "Debian 12", "kernel": "debian-cloud", "pulled": True}]),
+        "DELETE /v1/images/debian-bookworm": failure(400, "bad_request", "debian-bookworm is used by box"),
+    }
+    assert banger("image", "list").out.splitlines()[1].split()[:3] == ["debian-bookworm", "debian-cloud", "512M"]
+    assert banger("image", "list", "--available").out.splitlines()[1].split()[:3] == ["debian-bookworm", "debian-cloud", "pulled"]
+    assert "source     recipe:debian-bookworm\n" in banger("image", "show", "debian-bookworm").out
+    assert banger("image", "show", "debian-bookworm", "--json").json["digest"] == "sha256:ab"
+    result = banger("image", "delete", "debian-bookworm")
+    assert (result.status, "used by box" in result.err) == (1, True)
+
+
+def test_image_pull_shows_how_far_it_is(daemon: FakeDaemon, banger: Shell) -> None:
+    steps = [{"stage": "install_packages", "message": f"package {n}", "progress": n / 40} for n in range(40)]
+    daemon.routes["POST /v1/images"] = Reply(lines=[*steps, {"done": True, "result": IMAGE}])
+    result = banger("image", "pull", "debian-bookworm")
+    assert (result.status, result.out) == (0, "debian-bookworm\n")
+    lines = result.err.splitlines()
+    assert len(lines) == 10
+    assert lines[3].startswith("banger: install_packages 30%")
+    assert daemon.calls[-1].json == {"name": "debian-bookworm"}
+
+
+def test_kernels(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes |= {"GET /v1/kernels": Reply([KERNEL]), "GET /v1/kernels/debian-cloud": Reply(KERNEL)}
+    assert banger("kernel", "list").out.splitlines()[1].split()[:3] == ["debian-cloud", "6.1.0-40-cloud-amd64", "40M"]
+    assert "version    6.1.0-40-cloud-amd64\n" in banger("kernel", "show", "debian-cloud").out
+    assert banger("kernel", "list", "--json").json[0]["name"] == "debian-cloud"
+
+
+def test_doctor(daemon: FakeDaemon, banger: Shell) -> None:
+    checks = [{"name": "qemu", "status": "pass", "detail": "7.2"}, {"name": "kvm", "status": "warn", "detail": "no", "remedy": "enable it"}]
+    daemon.routes["GET /v1/doctor"] = Reply(checks)
+    result = banger("doctor")
+    assert (result.status, result.out) == (0, "PASS  qemu  7.2\nWARN  kvm   no\n            enable it\n")
+    daemon.routes["GET /v1/doctor"] = Reply([*checks, {"name": "disk", "status": "fail", "detail": "full"}])
+    assert banger("doctor").status == 1
+    assert banger("doctor", "--json").json[2]["status"] == "fail"
+
+
+def test_doctor_without_a_daemon_says_why(home: Path, banger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_module, "_LAST_CHANCE", 0.1)
+    monkeypatch.setattr(start_module, "daemon_command", lambda: [sys.executable, "-c", "raise SystemExit('no sqlite here')"])
+    result = banger("doctor")
+    assert result.status == 1
+    assert result.out.startswith("FAIL  daemon  the daemon did not start: no sqlite here\n")
+
+
+def test_daemon_verbs_start_nothing(home: Path, banger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_module, "start_daemon", lambda _: pytest.fail("started"))
+    status = banger("daemon", "status")
+    assert (status.status, status.out) == (1, f"no daemon is running (socket {home}/run/bangerd.sock)\n")
+    assert banger("daemon", "status", "--json").json["running"] is False
+    assert banger("daemon", "stop").status == 0
+    assert not home.exists()
+
+
+def test_daemon_status_and_stop(daemon: FakeDaemon, banger: Shell) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        daemon.routes["GET /v1/daemon"] = Reply(STATUS | {"pid": process.pid, "running_vms": 2})
+        assert f"pid               {process.pid}\n" in banger("daemon", "status").out
+
+        def stop(_: Call) -> Reply:
+            process.kill()
+            return Reply(STATUS | {"pid": process.pid, "running_vms": 2})
+
+        daemon.routes["DELETE /v1/daemon"] = stop
+        result = banger("daemon", "stop")
+        assert (result.status, result.out) == (0, f"stopped (pid {process.pid}); 2 machines keep running\n")
+
+
+def test_a_daemon_of_another_version(home: Path, banger: Shell) -> None:
+    with running(home, version="9.9") as daemon:
+        daemon.routes["GET /v1/vms"] = Reply([])
+        result = banger("vm", "list")
+    assert result.status == 1
+    assert "the daemon is version 9.9" in result.err
+    assert "hint: run `banger daemon stop`" in result.err
+
+
+def test_a_runtime_directory_of_the_wrong_mode(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.layout.runtime.chmod(0o755)
+    result = banger("vm", "list")
+    assert result.status == 1
+    assert result.err.startswith(f"banger: {daemon.layout.runtime} has mode 0755, others can reach it\nhint: chmod 700 {daemon.layout.runtime}\n")
+
+
+def test_version(home: Path, banger: Shell) -> None:
+    from banger import __version__
+
+    assert banger("--version").out == f"banger {__version__}\n"
+    assert banger("version").out.startswith(f"version: {__version__}\n")
+    assert banger("version", "--json").json["version"] == __version__
+
+
+def test_help_lists_everything_and_imports_nothing_slow() -> None:
+    code = "import sys; from banger.cli.main import main; main(['--help']); print(*sorted({'msgspec', 'asyncio', 'rich', 'banger.client'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": ":".join(sys.path)}).stdout
+    assert [word for word in ("vm", "ps", "image", "kernel", "daemon", "doctor", "completion", "version") if f"\n  {word} " not in out] == []
+    assert out.splitlines()[-1] == ""
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_on_request(banger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    from banger.cli import version as module
+
+    monkeypatch.setattr(module.version, "callback", lambda **_: 1 / 0)
+    result = banger("version")
+    assert result.status == 1
+    assert result.err.startswith("banger: internal error: ZeroDivisionError: division by zero\n")
+    assert "Traceback" not in result.err
+    monkeypatch.setenv("BANGER_DEBUG", "1")
+    assert "Traceback" in banger("version").err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(banger: Shell, shell: str) -> None:
+    result = banger("completion", shell)
+    assert result.status == 0
+    assert "_BANGER_COMPLETE" in result.out
+
+
+def complete(*words: str) -> list[str]:
+    """What bash would offer for the last word."""
+    variables = {"_BANGER_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(("banger", *words)), "COMP_CWORD": str(len(words))}
+    program = [sys.executable, "-c", "from banger.cli.main import main; main()"]
+    done = subprocess.run(program, env=os.environ | variables, capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.split()]
+
+
+def test_completion_offers_names_of_the_daemon(daemon: FakeDaemon) -> None:
+    daemon.routes["GET /v1/vms"] = Reply([record("box"), record("boat", 1), record("cat", 2)])
+    daemon.routes["GET /v1/images"] = Reply([IMAGE])
+    daemon.routes["GET /v1/catalog/images"] = Reply([{"name": "debian-trixie", "description": "", "kernel": "", "pulled": False}])
+    assert complete("vm", "st") == ["start", "stop", "stats"]
+    assert complete("vm", "stop", "bo") == ["box", "boat"]
+    assert complete("vm", "stop", "box", "bo") == ["boat"]
+    assert complete("vm", "run", "--image", "deb") == ["debian-bookworm", "debian-trixie"]
+
+
+def test_completion_without_a_daemon_offers_nothing_and_starts_nothing(home: Path) -> None:
+    assert complete("vm", "stop", "") == []
+    assert not home.exists()
