@@ -21,7 +21,7 @@ def test_credit_comes_back_in_large_steps(guest: Guest) -> None:
     stream = guest.start("sh", "-c", "cat > /dev/null", stdin=True)
     guest.data(stream, bytes(CREDIT))
     grants: list[int] = []
-    while sum(grants) < CREDIT:
+    while sum(grants) <= CREDIT - CREDIT // 4:  # what is less than a step may wait for more
         grants.append(number(guest.await_frame(WINDOW, stream).payload))
     assert min(grants) >= CREDIT // 4
     guest.send(EOF, stream)
