@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ..model.records import VMRecord, VMState
+from ..model.records import VMRecord, VMState, WorkspaceRecord
 
 API_VERSION = 1
 
@@ -96,6 +96,12 @@ class Exec(Request, frozen=True):
     rows: int = 24
     columns: int = 80
     stdin: bool = True
+
+
+class SetWorkspace(Request, frozen=True):
+    """``POST /v1/vms/{ref}/workspace``: note what was prepared in a machine; null forgets it."""
+
+    workspace: WorkspaceRecord | None
 
 
 class StreamTicket(Reply, frozen=True):

@@ -15,15 +15,17 @@ from ..guest.frames import Operation as GuestOperation
 from ..guest.messages import exec_request
 from ..model.config import settings
 from ..model.errors import BadRequest
-from ..model.opid import current_op_id
 from ..model.records import ImageRecord, KernelRecord, VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
 from .context import Context
-from .forward import Forward
+from .file_calls import FILE_ANSWERS
+from .job_calls import JOB_ANSWERS
 from .leases import LeaseHold
 from .operations import Operation
 from .replies import config_reply, health_reply, ports_reply, stats_reply
+from .tickets import stream_ticket
+from .workspace_calls import WORKSPACE_ANSWERS
 
 MAX_LOG_CHUNK: Final = 256 * 1024
 
@@ -143,18 +145,8 @@ async def vm_prune(context: Context, call: Call, operation: Operation) -> t.Dele
 
 async def vm_exec(context: Context, call: Call) -> t.StreamTicket:
     body: t.Exec = call.body
-    vm_id = context.machines.find(call.path["ref"]).id
-    context.machines.agent(vm_id)
-    context.machines.touch(vm_id)
     request = exec_request(argv=body.argv, env=body.env, cwd=body.cwd, user=body.user, tty=body.tty, rows=body.rows, columns=body.columns, stdin=body.stdin)
-    op_id = current_op_id.get()
-
-    def open_stream(transport: asyncio.Transport) -> Forward:
-        # Asked for again: the machine may have stopped, or its channel been attached anew, since the token was given out.
-        agent = context.machines.agent(vm_id)
-        return Forward(transport, agent, GuestOperation.EXEC, request, op_id=op_id, vm_id=vm_id, on_end=context.machines.open_stream(vm_id))
-
-    return t.StreamTicket(token=context.tokens.issue(open_stream))
+    return stream_ticket(context, call.path["ref"], GuestOperation.EXEC, request)
 
 
 async def vm_stats(context: Context, call: Call) -> t.VMStats:
@@ -320,6 +312,9 @@ ANSWERS: Final[dict[str, Answer]] = {
     "operation.list": operation_list,
     "operation.cancel": operation_cancel,
     "openapi": openapi,
+    **FILE_ANSWERS,
+    **JOB_ANSWERS,
+    **WORKSPACE_ANSWERS,
 }
 
 #: Route name -> what runs as an operation.
