@@ -23,6 +23,7 @@ from banger.storage.workdisk import prepare_work_disk
 from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, spec_like_the_default
 from bench.lifecycle import creates, ends, idle, recovery
 from bench.samples import Finding, interleaved, median, seconds
+from bench.workspace import workspace
 from tests.e2e.instance import Instance
 
 MIB: Final = 1024 * 1024
@@ -200,4 +201,5 @@ MEASURES: Final[dict[str, Measure]] = {
     "recovery": recovery,
     "idle": idle,
     "ends": ends,
+    "workspace": workspace,
 }
