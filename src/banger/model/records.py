@@ -47,6 +47,11 @@ class VMRuntime:
     """The image's own init has reported that it is up."""
     ready_seconds: float = 0.0
     """Launch of the VMM to ready, in seconds, of the last start."""
+    kernel_name: str = ""
+    kernel_version: str = ""
+    """``uname -r`` of what the last start booted."""
+    kernel_digest: str = ""
+    """``sha256:...`` of its vmlinux."""
     started_at: float = 0.0
     """When the last start succeeded, seconds since 1970; 0 = never."""
     last_stop_reason: str = ""
@@ -112,13 +117,32 @@ class VMEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """What an image wants its programs to see, in the words of the OCI image specification (config.md); empty = it does not say."""
+
+    environment: tuple[str, ...] = ()
+    """``NAME=value``, each name once."""
+    working_directory: str = ""
+    user: str = ""
+    """``user``, ``uid``, ``user:group`` or ``uid:gid``; names are those of the image's own /etc/passwd and /etc/group."""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    """Arguments of the entrypoint, or the whole command when there is none."""
+    exposed_ports: tuple[str, ...] = ()
+    """``80/tcp``, sorted."""
+    stop_signal: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Name and value, sorted by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
     """A root file system that VMs share read-only."""
 
     id: str
     name: str
     source: str
-    """Where it came from, e.g. ``recipe:debian-bookworm``."""
+    """Where it came from, e.g. ``recipe:debian-bookworm``, ``docker://...``, ``file:/...``."""
     path: str
     """Directory that holds ``rootfs.ext4`` and ``manifest.json``."""
     digest: str
@@ -128,6 +152,18 @@ class ImageRecord:
     kernel_name: str
     created_at: float
     last_used_at: float = 0.0
+    reference: str = ""
+    """What it is also found by: the canonical reference of a container image, or the absolute path of a file; "" when there is none."""
+    manifest_digest: str = ""
+    """``sha256:...`` of what a container reference led to when it was pulled."""
+    revision: str = ""
+    """State of the file, bundle or recipe that it was made of; another one means that the image is out of date."""
+    config: ImageConfig = field(default_factory=ImageConfig)
+    """Defaults of the programs that are run in its machines."""
+    managed: bool = True
+    """False: ``rootfs.ext4`` is a link to a file of the user's."""
+    superseded: bool = False
+    """A newer image has taken its name; it is kept while machines use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,3 +181,8 @@ class KernelRecord:
     """``sha256:...`` of vmlinux."""
     size_bytes: int
     created_at: float
+    format: str = "elf"
+    """How its file is started: ``elf``, by its PVH entry."""
+    console: str = "ttyS0"
+    virtio: str = ""
+    """Where the drivers of the machine's devices are: ``built in`` or ``modules``; "" = made before this was noted."""
