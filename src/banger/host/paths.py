@@ -49,6 +49,11 @@ class Layout:
         return self.config / "config.toml"
 
     @property
+    def catalogs(self) -> tuple[Path, ...]:
+        """Directories of catalogs beside the embedded one, in the order in which they win over each other."""
+        return Path("/etc/banger/catalog.d"), self.config / "catalog.d"
+
+    @property
     def database(self) -> Path:
         return self.state / "banger.db"
 
@@ -85,6 +90,16 @@ class Layout:
     @property
     def initramfs_cache(self) -> Path:
         return self.cache / "initramfs"
+
+    @property
+    def oci_cache(self) -> Path:
+        """Blobs of container images, by digest."""
+        return self.cache / "oci"
+
+    @property
+    def spool(self) -> Path:
+        """Where the command line puts what it reads from stdin for the daemon."""
+        return self.cache / "spool"
 
     @property
     def probe_cache(self) -> Path:
