@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from banger.api import types as t
+from banger.api.messages import Request
 from banger.client import Client
 from banger.host.paths import Layout
 from banger.model.errors import BangerError
@@ -90,7 +91,7 @@ class FakeInstance:
         with self.client() as client:
             return {record.name: record for record in client.call("vm.list")}
 
-    def operate(self, name: str, ref: str = "box", request: t.Request | None = None) -> Any:
+    def operate(self, name: str, ref: str = "box", request: Request | None = None) -> Any:
         """An operation on a machine, waited for."""
         with self.client() as client:
             return client.operation(name, {"ref": ref}, request)

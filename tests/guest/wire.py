@@ -207,13 +207,13 @@ class Wire:
         return self.collect(self.open(operation, *fields))
 
     def start(self, *arguments: str, **options: object) -> int:
-        """Opens an exec. Options: env (list), cwd, user, tty, rows, columns, stdin."""
+        """Opens an exec. Options: env (list), cwd, user, tty, rows, columns, stdin, make_cwd."""
         fields = [(16, argument.encode()) for argument in arguments]
         env = options.get("env", [])
         assert isinstance(env, list)
         fields += [(17, variable.encode()) for variable in env]
         fields += [(tag, str(options[name]).encode()) for tag, name in ((18, "cwd"), (19, "user")) if name in options]
-        fields += [(tag, u8(1)) for tag, name in ((20, "tty"), (23, "stdin")) if options.get(name)]
+        fields += [(tag, u8(1)) for tag, name in ((20, "tty"), (23, "stdin"), (24, "make_cwd")) if options.get(name)]
         fields += [(tag, u32(int(str(options[name])))) for tag, name in ((21, "rows"), (22, "columns")) if name in options]
         return self.open(EXEC, *fields)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ..model.records import ImageRecord, KernelRecord, VMEvent, VMRecord
+from . import image_types as i
 from . import types as t
+from .messages import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Route:
     path: str
     kind: Literal["read", "operation", "call"]
     reply: Any
-    request: type[t.Request] | None = None
+    request: type[Request] | None = None
     query: tuple[str, ...] = ()
     summary: str = ""
 
@@ -52,12 +54,24 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("vm.touch", "POST", "/v1/vms/{ref}/touch", "call", VMRecord, summary="Note that a machine is in use"),
     Route("lease.create", "POST", "/v1/leases", "call", t.Lease, summary="A lease to make machines under"),
     Route("image.list", "GET", "/v1/images", "read", tuple[ImageRecord, ...], summary="Images on this host"),
-    Route("image.catalog", "GET", "/v1/catalog/images", "read", tuple[t.CatalogEntry, ...], summary="Images that can be pulled by name"),
+    Route("image.catalog", "GET", "/v1/catalog/images", "read", tuple[i.CatalogEntry, ...], summary="Images that can be pulled by name"),
     Route("image.show", "GET", "/v1/images/{name}", "read", ImageRecord, summary="One image"),
-    Route("image.pull", "POST", "/v1/images", "operation", ImageRecord, t.PullImage, summary="Get an image and its kernel"),
+    Route("image.pull", "POST", "/v1/images", "operation", ImageRecord, i.PullImage, summary="Get an image and its kernel"),
+    Route("image.build", "POST", "/v1/images/build", "operation", ImageRecord, i.BuildImage, summary="Build an image from a recipe of one's own"),
+    Route("image.import", "POST", "/v1/images/import", "operation", ImageRecord, i.ImportImage, summary="Make an image of a file"),
+    Route("image.register", "POST", "/v1/images/register", "operation", ImageRecord, i.RegisterImage, summary="Use a root file system where it lies"),
+    Route("image.gc", "POST", "/v1/images/gc", "operation", tuple[i.CollectedImage, ...], i.CollectImages, summary="Remove images by last use"),
+    Route("image.prune_cache", "POST", "/v1/images/prune-cache", "operation", i.PrunedCache, i.PruneImageCache, summary="Empty the cache of layers"),
+    Route("image.export", "POST", "/v1/images/{name}/export", "operation", ImageRecord, i.ExportImage, summary="Write an image as a bundle"),
+    Route("image.promote", "POST", "/v1/images/{name}/promote", "operation", ImageRecord, summary="Copy what a registered image uses"),
     Route("image.delete", "DELETE", "/v1/images/{name}", "operation", t.Deleted, summary="Remove an image that no machine uses"),
     Route("kernel.list", "GET", "/v1/kernels", "read", tuple[KernelRecord, ...], summary="Kernels on this host"),
+    Route("kernel.catalog", "GET", "/v1/catalog/kernels", "read", tuple[t.CatalogKernel, ...], summary="Kernels that can be pulled by name"),
     Route("kernel.show", "GET", "/v1/kernels/{name}", "read", KernelRecord, summary="One kernel"),
+    Route("kernel.pull", "POST", "/v1/kernels", "operation", KernelRecord, t.PullKernel, summary="Get a kernel of the catalog, or a bundle"),
+    Route("kernel.import", "POST", "/v1/kernels/{name}/import", "operation", KernelRecord, t.ImportKernel, summary="Take a kernel from files"),
+    Route("kernel.export", "POST", "/v1/kernels/{name}/export", "operation", KernelRecord, t.ExportKernel, summary="Write a kernel as a bundle"),
+    Route("kernel.delete", "DELETE", "/v1/kernels/{name}", "operation", t.Deleted, summary="Remove a kernel that nothing uses"),
     Route("gc", "POST", "/v1/gc", "operation", tuple[t.Leftover, ...], t.CollectGarbage, summary="Find and remove what no machine needs any more"),
     Route("operation.show", "GET", "/v1/operations/{id}", "read", t.Operation, summary="One operation"),
     Route("operation.list", "GET", "/v1/operations", "read", tuple[t.Operation, ...], summary="Recent operations"),

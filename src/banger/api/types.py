@@ -7,18 +7,11 @@ from typing import Literal
 import msgspec
 
 from ..model.records import VMRecord, VMState
+from .messages import Reply, Request
 
 API_VERSION = 1
 
 Wait = Literal["ready", "booted"]
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all request bodies."""
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all reply bodies that are not a record of the model."""
 
 
 class CreateVM(Request, frozen=True):
@@ -79,23 +72,51 @@ class Empty(Request, frozen=True):
     """A request without a body."""
 
 
-class PullImage(Request, frozen=True):
-    """``POST /v1/images``."""
+class PullKernel(Request, frozen=True):
+    """``POST /v1/kernels``: a kernel of the catalog, or a bundle. ``force``: get it although a kernel of that name is here, which it replaces."""
 
     name: str
+    bundle: str = ""
+    """Absolute path, or https URL (which needs ``digest``); "" = the catalog's kernel of that name."""
+    digest: str = ""
+    """``sha256:...`` of the bundle."""
+    force: bool = False
+
+
+class ImportKernel(Request, frozen=True):
+    """``POST /v1/kernels/{name}/import``: files of the caller's, as absolute paths. Either ``directory``, which holds them all, or ``vmlinux``."""
+
+    directory: str = ""
+    vmlinux: str = ""
+    modules: str = ""
+    config: str = ""
+    force: bool = False
+
+
+class ExportKernel(Request, frozen=True):
+    """``POST /v1/kernels/{name}/export``: the absolute path of the bundle to write."""
+
+    destination: str
 
 
 class Exec(Request, frozen=True):
-    """``POST /v1/vms/{ref}/exec``: what to run; no ``argv`` = the user's login shell. Size is that of the caller's terminal."""
+    """``POST /v1/vms/{ref}/exec``: what to run; no ``argv`` = the user's login shell. Size is that of the caller's terminal.
+
+    Environment, directory and user are added to those of the machine's image, or take their place.
+    """
 
     argv: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str = ""
     user: str = ""
     tty: bool = False
     rows: int = 24
     columns: int = 80
     stdin: bool = True
+    start: bool = False
+    """As a container starts: ``argv`` follows the image's entrypoint, and without ``argv`` the image's own command does."""
+    entrypoint: tuple[str, ...] | None = None
+    """Takes the place of the image's entrypoint and command."""
 
 
 class StreamTicket(Reply, frozen=True):
@@ -304,12 +325,12 @@ class VMPorts(Reply, frozen=True):
     ports: tuple[Port, ...]
 
 
-class CatalogEntry(Reply, frozen=True):
-    """One image that can be pulled by name."""
+class CatalogKernel(Reply, frozen=True):
+    """One kernel that can be pulled by name."""
 
     name: str
     description: str
-    kernel: str
+    source: str
     pulled: bool
 
 

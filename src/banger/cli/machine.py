@@ -10,7 +10,7 @@ import click
 from ..model.durations import parse_duration
 from ..model.sizes import parse_size
 from .completion import complete_images
-from .parameters import artifact_name, wait_option
+from .parameters import image_word, wait_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,9 +53,9 @@ _MACHINE_OPTIONS: Final = (
     click.option("--name", help="Name of the machine (default: a generated one)."),
     click.option(
         "--image",
-        callback=artifact_name,
+        callback=image_word,
         shell_complete=complete_images,
-        help="Image to start from; got first when it is not here yet.",
+        help="Image to start from: a name, a container reference or a file (./rootfs.tar); got first when it is not here yet.",
     ),
     *_SIZE_OPTIONS,
     click.option("--nat", is_flag=True, help="Give it a network card that reaches the internet."),

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..api.types import KillVM, Request, StartVM, StopVM
+from ..api.messages import Request
+from ..api.types import KillVM, StartVM, StopVM
 from ..client import Client
 from .batch import run_batch, vm_targets
 from .parameters import json_option, vms_argument, wait_option

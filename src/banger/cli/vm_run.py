@@ -20,7 +20,7 @@ from .machine import machine_options
 from .output import print_json
 from .parameters import json_option
 from .progress import note, progress
-from .session import Process, Streams, run_session, stream_options
+from .session import Process, Streams, environment, process_options, run_session, stream_options
 
 
 @click.command(cls=SessionCommand)
@@ -28,15 +28,18 @@ from .session import Process, Streams, run_session, stream_options
 @machine_options
 @click.option("--rm", "remove", is_flag=True, help="Delete the machine when the command or shell ends, however it ends.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its name; no command.")
+@process_options
+@click.option("--entrypoint", metavar="WORD", help='Run this first instead of what the image has for it; "" = nothing.')
 @stream_options
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines on stderr; with -d also the machine's record on stdout.")
 def run(path: tuple[str, ...], remove: bool, detach: bool, tty: bool | None, stdin: bool | None, as_json: bool, **options: Any) -> int:
-    """Make a machine and run a command in it, or without one a shell.
+    """Make a machine and run a command in it, or without one what its image starts: a container's command, else a shell.
 
     The exit status is the command's own; 125 means that banger itself failed, 126 that the command cannot be executed, 127 that there is none.
     """
     words = command_words()
     _check_words(path, words, remove=remove, detach=detach)
+    process = _process(words or (), options, detach=detach)
     with Client.connect() as client:
         if detach:
             record = _create(client, _request(client, options, as_json=as_json), as_json=as_json)
@@ -45,7 +48,17 @@ def run(path: tuple[str, ...], remove: bool, detach: bool, tty: bool | None, std
         with _lease(client, remove=remove) as lease:
             record = _create_under_lease(client, _request(client, options, lease=lease, as_json=as_json), as_json=as_json)
             with _cleanup(client, record, remove=remove):
-                return _run_in(client, record, Process(argv=words or ()), Streams(tty=tty, stdin=stdin))
+                return _run_in(client, record, process, Streams(tty=tty, stdin=stdin))
+
+
+def _process(words: tuple[str, ...], options: dict[str, Any], *, detach: bool) -> Process:
+    """What is to run in the machine, taken out of the options."""
+    entrypoint: str | None = options.pop("entrypoint")
+    env, cwd, user = (options.pop(name) for name in ("env", "cwd", "user"))
+    if detach and (entrypoint is not None or env or cwd or user):
+        raise BadRequest("-d runs nothing, so there is nothing to give --entrypoint, --env, --workdir and --user to", hint="give them to `banger vm exec`")
+    lead = None if entrypoint is None else (entrypoint,) if entrypoint else ()
+    return Process(argv=words, env=environment(env), cwd=cwd, user=user, start=True, entrypoint=lead)
 
 
 def _run_in(client: Client, record: VMRecord, process: Process, streams: Streams) -> int:

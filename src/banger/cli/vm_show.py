@@ -73,6 +73,7 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
         ("network", runtime.network if runtime.network != "none" else "nat" if spec.nat else "none"),
         ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),
+        ("kernel", " ".join(word for word in (runtime.kernel_name, runtime.kernel_version, runtime.kernel_digest[:19]) if word)),
         ("guest kernel", detail.guest_kernel),
         ("guest program", detail.guest_program),
         ("ready in", f"{runtime.ready_seconds:.2f} s" if runtime.ready_seconds else ""),

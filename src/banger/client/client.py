@@ -12,8 +12,9 @@ import msgspec
 
 from .. import __version__
 from ..api.codec import decode_error, decode_reply, encode, error_from_body
+from ..api.messages import Request
 from ..api.routes import BY_NAME, Route
-from ..api.types import API_VERSION, ErrorBody, Event, Request
+from ..api.types import API_VERSION, ErrorBody, Event
 from ..host.paths import Layout
 from ..model.errors import BadRequest, BadVersion, BangerError, DaemonUnreachable, Unauthorized
 from .discovery import Endpoint, find_endpoint

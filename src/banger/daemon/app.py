@@ -8,6 +8,9 @@ from typing import Final
 
 from ..host.config import load_config
 from ..host.paths import Layout
+from ..image.catalog_files import CatalogFiles
+from ..image.housekeeping import Housekeeping
+from ..image.kernels import KernelService
 from ..image.service import ImageService
 from ..model.config import Config, with_log_level
 from ..model.errors import BadRequest
@@ -51,7 +54,9 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     config = configuration(layout, log_level)
     deadline = guest_deadline()
     database = Database.open(layout.database)
-    images = ImageService(layout, ImageTable(database), KernelTable(database))
+    catalog = CatalogFiles(layout.catalogs).read
+    kernels = KernelService(layout, KernelTable(database), catalog=catalog)
+    images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
     vmm = QemuVmm(layout.probe_cache)
     machines = Machines(
         layout=layout,
@@ -68,6 +73,8 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         database=database,
         machines=machines,
         images=images,
+        kernels=kernels,
+        housekeeping=Housekeeping(ImageTable(database), images),
         vmm=vmm,
         operations=Operations(),
         leases=Leases(machines),

@@ -5,41 +5,29 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ..api import types as t
 from ..guest.frames import Operation as GuestOperation
 from ..guest.messages import exec_request
+from ..image.run_config import program
 from ..model.config import settings
 from ..model.errors import BadRequest
 from ..model.opid import current_op_id
-from ..model.records import ImageRecord, KernelRecord, VMRecord
+from ..model.records import VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
+from .call import Answer, Call, Work
 from .context import Context
 from .forward import Forward
+from .image_calls import IMAGE_ANSWERS, IMAGE_WORKS
+from .kernel_calls import KERNEL_ANSWERS, KERNEL_WORKS
 from .leases import LeaseHold
 from .operations import Operation
 from .replies import config_reply, health_reply, ports_reply, stats_reply
 
 MAX_LOG_CHUNK: Final = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request whose body fits its type."""
-
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    body: Any
-    """The route's request type, or None when it has none."""
-
-
-Answer = Callable[[Context, Call], Awaitable[object]]
-Work = Callable[[Context, Call, Operation], Awaitable[object]]
 
 
 # -- machines --------------------------------------------------------------------------------------------------------------------------------------
@@ -143,10 +131,30 @@ async def vm_prune(context: Context, call: Call, operation: Operation) -> t.Dele
 
 async def vm_exec(context: Context, call: Call) -> t.StreamTicket:
     body: t.Exec = call.body
-    vm_id = context.machines.find(call.path["ref"]).id
+    record = context.machines.find(call.path["ref"])
+    vm_id = record.id
     context.machines.agent(vm_id)
     context.machines.touch(vm_id)
-    request = exec_request(argv=body.argv, env=body.env, cwd=body.cwd, user=body.user, tty=body.tty, rows=body.rows, columns=body.columns, stdin=body.stdin)
+    run = program(
+        context.images.config_of(record.image_id),
+        argv=body.argv,
+        env=body.env,
+        cwd=body.cwd,
+        user=body.user,
+        start=body.start,
+        entrypoint=body.entrypoint,
+    )
+    request = exec_request(
+        argv=run.argv,
+        env=run.env,
+        cwd=run.cwd,
+        user=run.user,
+        tty=body.tty,
+        rows=body.rows,
+        columns=body.columns,
+        stdin=body.stdin,
+        make_cwd=not body.cwd and bool(run.cwd),
+    )
     op_id = current_op_id.get()
 
     def open_stream(transport: asyncio.Transport) -> Forward:
@@ -210,41 +218,6 @@ async def lease_create(context: Context, call: Call) -> t.Lease:
     return t.Lease(id=lease.id, token=token)
 
 
-# -- images and kernels ----------------------------------------------------------------------------------------------------------------------------
-
-
-async def image_list(context: Context, call: Call) -> tuple[ImageRecord, ...]:
-    return context.images.list()
-
-
-async def image_catalog(context: Context, call: Call) -> tuple[t.CatalogEntry, ...]:
-    local = {image.name for image in context.images.list()}
-    return tuple(t.CatalogEntry(name=one.name, description=one.description, kernel=one.kernel, pulled=one.name in local) for one in context.images.catalog())
-
-
-async def image_show(context: Context, call: Call) -> ImageRecord:
-    return context.images.show(call.path["name"])
-
-
-async def image_pull(context: Context, call: Call, operation: Operation) -> ImageRecord:
-    body: t.PullImage = call.body
-    return await context.images.pull(body.name, operation.report)
-
-
-async def image_delete(context: Context, call: Call, operation: Operation) -> t.Deleted:
-    operation.report("delete_image", call.path["name"])
-    record = await context.images.delete(call.path["name"])
-    return t.Deleted(id=record.id, name=record.name)
-
-
-async def kernel_list(context: Context, call: Call) -> tuple[KernelRecord, ...]:
-    return context.images.list_kernels()
-
-
-async def kernel_show(context: Context, call: Call) -> KernelRecord:
-    return context.images.show_kernel(call.path["name"])
-
-
 # -- the daemon ------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +271,8 @@ async def openapi(context: Context, call: Call) -> dict[str, Any]:
 
 #: Route name -> what answers at once.
 ANSWERS: Final[dict[str, Answer]] = {
+    **IMAGE_ANSWERS,
+    **KERNEL_ANSWERS,
     "doctor": doctor,
     "defaults": defaults,
     "config.show": config_show,
@@ -311,11 +286,6 @@ ANSWERS: Final[dict[str, Answer]] = {
     "vm.touch": vm_touch,
     "vm.logs": vm_logs,
     "lease.create": lease_create,
-    "image.list": image_list,
-    "image.catalog": image_catalog,
-    "image.show": image_show,
-    "kernel.list": kernel_list,
-    "kernel.show": kernel_show,
     "operation.show": operation_show,
     "operation.list": operation_list,
     "operation.cancel": operation_cancel,
@@ -324,6 +294,8 @@ ANSWERS: Final[dict[str, Answer]] = {
 
 #: Route name -> what runs as an operation.
 WORKS: Final[dict[str, Work]] = {
+    **IMAGE_WORKS,
+    **KERNEL_WORKS,
     "vm.create": vm_create,
     "vm.start": vm_start,
     "vm.stop": vm_stop,
@@ -333,17 +305,15 @@ WORKS: Final[dict[str, Work]] = {
     "vm.set": vm_set,
     "vm.prune": vm_prune,
     "gc": collect_garbage,
-    "image.pull": image_pull,
-    "image.delete": image_delete,
 }
 
 #: Operations that end when nobody waits for them any more (until they have made something that outlives the caller).
-ENDS_WITH_CALLER: Final = frozenset({"vm.create", "image.pull"})
+ENDS_WITH_CALLER: Final = frozenset({"vm.create", "image.pull", "image.build", "image.import", "image.export", "kernel.pull", "kernel.import"})
 
 
 def start_work(context: Context, name: str, call: Call, *, waited_for: bool) -> Operation:
     """Begin the operation of a route. ``waited_for``: the caller follows it on this very connection."""
     work = WORKS[name]
-    target = str(call.path.get("ref") or call.path.get("name") or getattr(call.body, "name", ""))
+    target = str(call.path.get("ref") or call.path.get("name") or getattr(call.body, "name", "") or getattr(call.body, "reference", ""))
     ends_with_followers = waited_for and name in ENDS_WITH_CALLER
     return context.operations.start(name, target, lambda operation: work(context, call, operation), ends_with_followers=ends_with_followers)

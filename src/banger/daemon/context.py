@@ -12,6 +12,8 @@ from .operations import Operations
 from .tokens import Tokens
 
 if TYPE_CHECKING:
+    from ..image.housekeeping import Housekeeping
+    from ..image.kernels import KernelService
     from ..image.service import ImageService
     from ..store import Database
     from ..vm.service import Machines
@@ -26,6 +28,8 @@ class Context:
     database: Database
     machines: Machines
     images: ImageService
+    kernels: KernelService
+    housekeeping: Housekeeping
     vmm: Vmm
     operations: Operations
     leases: Leases

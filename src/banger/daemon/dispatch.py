@@ -22,7 +22,8 @@ from ..api.routes import ROUTES, Route
 from ..model.errors import BadRequest, BadVersion, BangerError, UnknownMethod
 from ..model.opid import current_op_id, new_op_id
 from .attach import check_peer
-from .calls import ANSWERS, Call, start_work
+from .call import Call
+from .calls import ANSWERS, start_work
 from .context import Context
 from .failures import describe, http_status
 from .feed import EventFeed
@@ -43,7 +44,7 @@ class Api:
         self._ready = ready
         self._status = status
         self._request_stop = request_stop
-        endpoints = [Endpoint(route.path, _Endpoint(self, route), methods=[route.method], name=route.name) for route in ROUTES]
+        endpoints = [Endpoint(_pattern(route), _Endpoint(self, route), methods=[route.method], name=route.name) for route in ROUTES]
         self._router = Router(endpoints, redirect_slashes=False, default=_unknown)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,6 +118,11 @@ class _Endpoint:
             await _stream(answer, receive, send)
         else:
             await answer(scope, receive, send)
+
+
+def _pattern(route: Route) -> str:
+    """The path for starlette. An image may be named by its reference, which has slashes."""
+    return route.path.replace("{name}", "{name:path}") if route.name.startswith("image.") else route.path
 
 
 async def _stream(source: Operation | EventFeed, receive: Receive, send: Send) -> None:

@@ -119,7 +119,7 @@ async def _namespaces(has_image: bool) -> Check:
 
 
 async def _default_image(images: ImageService, name: str) -> tuple[Bootable | None, Check]:
-    kernels = {kernel.name for kernel in images.list_kernels()}
+    kernels = {kernel.name for kernel in images.kernels.list()}
     record = images.show(name)
     remedy = f"banger image pull {name}"
     if record.kernel_name not in kernels:
@@ -132,7 +132,11 @@ async def _default_image(images: ImageService, name: str) -> tuple[Bootable | No
 
 
 def _image_to_be_built(images: ImageService, name: str) -> Check:
-    if any(entry.name == name for entry in images.catalog()):
+    try:
+        known = any(entry.name == name for entry in images.catalog())
+    except BangerError as error:  # a mistake in a catalog of the user's
+        return _failed("default image", error)
+    if known:
         return Check(name="default image", status="pass", detail=f"{name} is built on first use", remedy=f"banger image pull {name}")
     remedy = "install banger again" if name == DEFAULT_IMAGE else "change default_image_name in config.toml (banger config show); banger image list --available"
     return Check(name="default image", status="fail", detail=f"{name} is neither here nor in the catalog", remedy=remedy)

@@ -92,7 +92,7 @@ class Daemon:
             asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, self.request_stop)
             return
         try:
-            await context.images.remove_leftovers()
+            await context.images.settle()
             await context.machines.recover()
         except Exception:
             # What could be recovered was; refusing all commands would not help the rest.

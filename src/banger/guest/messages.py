@@ -117,8 +117,19 @@ class GuestTime:
     uptime_us: int
 
 
-def exec_request(*, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str, tty: bool, rows: int, columns: int, stdin: bool) -> bytes:
-    """Request of ``exec``; no ``argv`` = the user's login shell, "" = the user's home, root.
+def exec_request(
+    *,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    user: str,
+    tty: bool,
+    rows: int,
+    columns: int,
+    stdin: bool,
+    make_cwd: bool = False,
+) -> bytes:
+    """Request of ``exec``; no ``argv`` = the user's login shell, "" = the user's home, root. ``make_cwd``: ``cwd`` is made when it is missing.
 
     Raises BadRequest for words that cannot be passed to a program, or more than a frame holds.
     """
@@ -129,6 +140,8 @@ def exec_request(*, argv: Sequence[str], env: Mapping[str, str], cwd: str, user:
     if user:
         fields.append((19, text(user)))
     fields += [(20, u8(tty)), (21, u32(_cells(rows))), (22, u32(_cells(columns))), (23, u8(stdin))]
+    if make_cwd:
+        fields.append((24, u8(make_cwd)))
     request = pack(*fields)
     if len(request) > MAX_REQUEST:
         raise BadRequest(

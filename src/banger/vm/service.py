@@ -332,7 +332,8 @@ class Machines:
         if services.alive(record):
             log.info("vm already running", extra={"vm_id": record.id, "vm_name": record.name})
             return record
-        await check_host(services, record.image_name, report)
+        await check_host(services, record.image_id, report)
+        services.image_table.touch(record.image_id, time.time())
         await services.runner.perform(
             start_procedure(services),
             start_context(services, record),

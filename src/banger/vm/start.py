@@ -60,12 +60,12 @@ class StartScratch:
     ready_seconds: float = 0.0
 
 
-async def check_host(services: Services, image_name: str, report: Report) -> tuple[Bootable, VmmProbe]:
-    """The image with its kernel (got first when the catalog knows it), and what the VMM makes of it here.
+async def check_host(services: Services, image: str, report: Report) -> tuple[Bootable, VmmProbe]:
+    """The image of that id, name or reference with its kernel (got first when it is not here), and what the VMM makes of it here.
 
     Raises NotFound, what pulling raises, and VmmError when the VMM cannot run.
     """
-    bootable = await services.images.ensure(image_name, report)
+    bootable = await services.images.ensure(image, report)
     probe = await services.vmm.probe(bootable.kernel_file, bootable.initramfs)
     if not probe.usable:
         raise VmmError(f"{services.vmm.name}: {probe.note}", hint=probe.hint)
@@ -103,6 +103,7 @@ def start_procedure(services: Services) -> Procedure[StartContext, StartScratch]
 
 def started(record: VMRecord, scratch: StartScratch) -> VMRecord:
     """The record of a machine whose start has succeeded."""
+    kernel = _need(scratch.bootable).kernel
     runtime = replace(
         record.runtime,
         last_error="",
@@ -110,6 +111,9 @@ def started(record: VMRecord, scratch: StartScratch) -> VMRecord:
         network=_need(scratch.attachment).mode,
         booted=False,
         ready_seconds=round(scratch.ready_seconds, 3),
+        kernel_name=kernel.name,
+        kernel_version=kernel.version,
+        kernel_digest=kernel.digest,
         started_at=(now := time.time()),
     )
     return replace(record, state=VMState.RUNNING, runtime=runtime, touched_at=now)
@@ -134,7 +138,7 @@ class _StartSteps:
         if record is None:
             raise NotFound(f"the machine {context.vm_id} is gone")
         scratch.record = record
-        scratch.bootable, scratch.probe = await check_host(self._services, record.image_name, report)
+        scratch.bootable, scratch.probe = await check_host(self._services, record.image_id, report)
         if scratch.probe.note:
             report("preflight", scratch.probe.note, warning=True)
         if record.runtime.ready_seconds and not (context.had_overlay and context.had_work_disk):

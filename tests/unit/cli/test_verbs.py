@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -162,7 +163,45 @@ def test_image_pull_shows_how_far_it_is(daemon: FakeDaemon, banger: Shell) -> No
     lines = result.err.splitlines()
     assert len(lines) == 10
     assert lines[3].startswith("banger: install_packages 30%")
-    assert daemon.calls[-1].json == {"name": "debian-bookworm"}
+    assert daemon.calls[-1].json["reference"] == "debian-bookworm"
+
+
+def test_image_pull_says_when_there_was_nothing_to_do(daemon: FakeDaemon, banger: Shell) -> None:
+    steps = [{"stage": "resolve_image", "message": "asking"}, {"stage": "up_to_date", "message": "debian-bookworm is up to date", "progress": 1.0}]
+    daemon.routes["POST /v1/images"] = Reply(lines=[*steps, {"done": True, "result": IMAGE}])
+    result = banger("image", "pull", "ghcr.io/acme/dev:1", "--name", "dev", "--insecure-registry", "ghcr.io", "--sha256", "A" * 64)
+    assert (result.out, result.err) == ("debian-bookworm\n", "debian-bookworm is up to date\n")
+    expected = {"reference": "ghcr.io/acme/dev:1", "name": "dev", "insecure_registries": ["ghcr.io"], "digest": "sha256:" + "a" * 64, "kernel": ""}
+    assert daemon.calls[-1].json == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "body"),
+    [
+        ("build r.toml --name x", "build", {"recipe": "{cwd}/r.toml", "name": "x", "kernel": ""}),
+        ("import ../r.tar --name x --kernel k", "import", {"file": "{parent}/r.tar", "name": "x", "kernel": "k", "digest": "", "spooled": False}),
+        ("register --name x --rootfs /r.ext4", "register", {"name": "x", "rootfs": "/r.ext4", "kernel": ""}),
+        ("export x -o out", "x/export", {"file": "{cwd}/out"}),
+        ("export ghcr.io/a/b:1 -o /out", "ghcr.io%2Fa%2Fb%3A1/export", {"file": "/out"}),
+    ],
+)
+def test_files_of_the_caller_become_absolute(
+    daemon: FakeDaemon, banger: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, path: str, body: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon.routes[f"POST /v1/images/{path}"] = Reply(lines=[{"done": True, "result": IMAGE}])
+    assert banger("image", *words.split()).status == 0
+    expected = json.loads(json.dumps(body).replace("{cwd}", str(tmp_path)).replace("{parent}", str(tmp_path.parent)))
+    assert daemon.calls[-1].json == expected
+
+
+def test_room_that_images_take(daemon: FakeDaemon, banger: Shell) -> None:
+    found = [{"id": "i", "name": "old", "size_bytes": 1 << 20, "reason": "least recently used", "removed": False}]
+    daemon.routes["POST /v1/images/gc"] = Reply(lines=[{"done": True, "result": found}])
+    assert banger("image", "gc", "--dry-run", "--budget", "2G").out.splitlines()[1].split()[:3] == ["old", "1M", "to"]
+    assert daemon.calls[-1].json == {"dry_run": True, "budget_bytes": 2 << 30}
+    daemon.routes["POST /v1/images/prune-cache"] = Reply(lines=[{"done": True, "result": {"count": 3, "size_bytes": 5 << 20, "removed": True}}])
+    assert banger("image", "cache", "prune").out == "3 blobs, 5M removed\n"
 
 
 def test_kernels(daemon: FakeDaemon, banger: Shell) -> None:

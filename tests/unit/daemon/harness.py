@@ -24,13 +24,16 @@ from banger.guest.agent import Agent
 from banger.guest.frames import Frame, FrameReader, encode
 from banger.host import sockets
 from banger.host.paths import Layout
+from banger.image.housekeeping import Housekeeping
+from banger.image.kernels import KernelService
 from banger.image.service import ImageService
+from banger.image.sources.choose import Wish
 from banger.model.config import Config
 from banger.model.errors import BangerError, NotFound, NotRunning
 from banger.model.limits import SizeDefaults, defaults_for_host
 from banger.model.names import new_id
 from banger.model.progress import Report
-from banger.model.records import ImageRecord, KernelRecord, VMRecord, VMSpec, VMState
+from banger.model.records import ImageConfig, ImageRecord, KernelRecord, VMRecord, VMSpec, VMState
 from banger.store import Database
 from banger.vm.create import NewVM
 from banger.vm.observe import Health, Port, Usage
@@ -236,8 +239,8 @@ class FakeImages:
         self.cancelled = asyncio.Event()
         self.image = ImageRecord(id="i" * 32, name="debian-bookworm", source="x", path="/x", digest="sha256:0", size_bytes=1, kernel_name="k", created_at=1.0)
 
-    async def pull(self, name: str, report: Report) -> ImageRecord:
-        report("auto_pull_image", name, progress=0.1)
+    async def pull(self, wish: Wish, report: Report, *, name: str = "") -> ImageRecord:
+        report("auto_pull_image", wish.text, progress=0.1)
         self.pulling.set()
         try:
             await self.may_finish.wait()
@@ -246,7 +249,7 @@ class FakeImages:
             raise
         return self.image
 
-    async def remove_leftovers(self) -> None:
+    async def settle(self) -> None:
         pass
 
     def list(self) -> tuple[ImageRecord, ...]:
@@ -257,17 +260,24 @@ class FakeImages:
             raise NotFound(f"no image {name!r}")
         return self.image
 
+    def config_of(self, image_id: str) -> ImageConfig:
+        return ImageConfig()
+
     async def delete(self, name: str) -> ImageRecord:
         return self.show(name)
 
-    def list_kernels(self) -> tuple[KernelRecord, ...]:
-        return ()
-
-    def show_kernel(self, name: str) -> KernelRecord:
-        raise NotFound(f"no kernel {name!r}")
-
     def catalog(self) -> tuple[Any, ...]:
         return ()
+
+
+class FakeKernels:
+    """No kernels."""
+
+    def list(self) -> tuple[KernelRecord, ...]:
+        return ()
+
+    def show(self, name: str) -> KernelRecord:
+        raise NotFound(f"no kernel {name!r}")
 
 
 @dataclass
@@ -399,6 +409,8 @@ async def running(home: Path, prepare: Callable[[FakeMachines, FakeImages], None
             database=Database.open(layout.database),
             machines=cast(Machines, machines),
             images=cast(ImageService, images),
+            kernels=cast(KernelService, FakeKernels()),
+            housekeeping=cast(Housekeeping, None),
             vmm=cast(Vmm, None),
             operations=Operations(),
             leases=Leases(cast(Machines, machines), retries=(0.0, 0.0)),

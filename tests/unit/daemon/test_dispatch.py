@@ -105,7 +105,7 @@ async def test_unknown_calls(daemon: Running, call: str) -> None:
         ("/v1/vms", {"nmae": "box"}, "unknown field `nmae`"),
         ("/v1/vms", {"vcpu_count": "2"}, "$.vcpu_count"),
         ("/v1/vms", {"wait": "later"}, "$.wait"),
-        ("/v1/images", b"", "missing required field `name`"),
+        ("/v1/images", b"", "missing required field `reference`"),
         ("/v1/vms?wat", {}, "no query parameter 'wat'"),
         ("/v1/leases", {"x": 1}, "takes no body"),
     ],
@@ -300,7 +300,7 @@ async def test_a_creation_that_nobody_waits_for_is_not_cancelled_by_a_follower_t
 
 
 async def test_a_pull_ends_with_its_caller(daemon: Running) -> None:
-    async with Stream(daemon, "/v1/images?wait", {"name": "debian-bookworm"}) as stream:
+    async with Stream(daemon, "/v1/images?wait", {"reference": "debian-bookworm"}) as stream:
         assert (await stream.line())["stage"] == "auto_pull_image"
     await daemon.images.cancelled.wait()
 

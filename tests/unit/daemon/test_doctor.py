@@ -49,20 +49,27 @@ class InspectingVmm(FakeVmm):
         return self.answer
 
 
+@dataclass(frozen=True)
+class FakeKernels:
+    """A kernel service with at most the default kernel."""
+
+    kernels: tuple[KernelRecord, ...] = (KERNEL,)
+
+    def list(self) -> tuple[KernelRecord, ...]:
+        return self.kernels
+
+
 @dataclass
 class FakeImages:
     """An image service with at most the default image."""
 
     images: tuple[ImageRecord, ...] = (IMAGE,)
-    kernels: tuple[KernelRecord, ...] = (KERNEL,)
+    kernels: FakeKernels = FakeKernels()
     known: tuple[str, ...] = (DEFAULT_IMAGE,)
     damage: str = ""
 
     def list(self) -> tuple[ImageRecord, ...]:
         return self.images
-
-    def list_kernels(self) -> tuple[KernelRecord, ...]:
-        return self.kernels
 
     def show(self, name: str) -> ImageRecord:
         return self.images[0]
@@ -76,7 +83,7 @@ class FakeImages:
         return Bootable(image=IMAGE, kernel=KERNEL, rootfs=Path("/i/rootfs"), kernel_file=Path("/k/vmlinux"), initramfs=Path("/c/initramfs"))
 
 
-NOTHING_YET = FakeImages(images=(), kernels=())
+NOTHING_YET = FakeImages(images=(), kernels=FakeKernels(()))
 
 
 async def checks(tmp_path: Path, vmm: FakeVmm | None = None, images: FakeImages | None = None) -> dict[str, Check]:
@@ -143,8 +150,8 @@ async def test_before_the_first_image_nothing_is_run(tmp_path: Path) -> None:
 
 async def test_an_image_that_is_damaged_or_unknown(tmp_path: Path) -> None:
     assert (await checks(tmp_path, images=FakeImages(damage="rootfs.ext4 is gone")))["default image"].detail == "rootfs.ext4 is gone"
-    assert (await checks(tmp_path, images=FakeImages(kernels=())))["default image"].status == "warn"
-    assert (await checks(tmp_path, images=FakeImages(images=(), kernels=(), known=())))["default image"].status == "fail"
+    assert (await checks(tmp_path, images=FakeImages(kernels=FakeKernels(()))))["default image"].status == "warn"
+    assert (await checks(tmp_path, images=FakeImages(images=(), kernels=FakeKernels(()), known=())))["default image"].status == "fail"
 
 
 async def test_missing_packages_are_named_in_one_command(tmp_path: Path, without: Any) -> None:

@@ -258,7 +258,7 @@ class FakeImages:
     """Stands in for ImageService: one image that needs no files."""
 
     async def ensure(self, name: str, report: Report) -> Bootable:
-        if name not in ("fake", "debian-bookworm"):
+        if name not in ("fake", "debian-bookworm", IMAGE.id):
             raise NotFound(f"no image {name!r}")
         nowhere = Path("/nowhere")
         return Bootable(image=IMAGE, kernel=KERNEL, rootfs=nowhere, kernel_file=nowhere, initramfs=nowhere)
