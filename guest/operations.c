@@ -4,6 +4,8 @@
 static const struct operation *const operations[] = {
     &configure_operation, &exec_operation,     &read_operation, &write_operation, &listeners_operation,
     &stats_operation,     &shutdown_operation, &time_operation, &sync_operation,
+    &unpack_operation, &pack_operation, &stat_operation, &user_operation,
+    &job_start_operation, &job_list_operation, &job_signal_operation, &job_output_operation,
 };
 
 const struct operation *operation_find(uint32_t number)

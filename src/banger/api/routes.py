@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ..model.records import ImageRecord, KernelRecord, VMEvent, VMRecord
+from . import guest_types as g
 from . import image_types as i
 from . import types as t
 from .messages import Request
@@ -46,6 +47,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("vm.prune", "POST", "/v1/vms/{ref}/prune", "operation", t.Deleted, summary="Remove a machine and its disks unless it runs"),
     Route("vm.delete", "DELETE", "/v1/vms/{ref}", "operation", t.Deleted, summary="Remove a machine and its disks"),
     Route("vm.exec", "POST", "/v1/vms/{ref}/exec", "call", t.StreamTicket, t.Exec, summary="Run a command; its streams are on attach.sock"),
+    Route("vm.unpack", "POST", "/v1/vms/{ref}/unpack", "call", t.StreamTicket, g.Unpack, summary="Files into a machine; a tree stream on attach.sock"),
+    Route("vm.pack", "POST", "/v1/vms/{ref}/pack", "call", t.StreamTicket, g.Pack, summary="Files out of a machine; a tree stream on attach.sock"),
+    Route("vm.stat_path", "POST", "/v1/vms/{ref}/stat", "call", g.PathStatus, g.StatPath, summary="What is at a path of a machine"),
+    Route("vm.jobs", "GET", "/v1/vms/{ref}/jobs", "read", tuple[g.Job, ...], query=("id",), summary="Detached commands of a machine"),
+    Route("vm.job_start", "POST", "/v1/vms/{ref}/jobs", "call", g.StartedJob, g.StartJob, summary="Start a command that goes on by itself"),
+    Route("vm.job_output", "POST", "/v1/vms/{ref}/jobs/{id}/output", "call", t.StreamTicket, g.JobOutput, summary="A job's output, on attach.sock"),
+    Route("vm.job_signal", "POST", "/v1/vms/{ref}/jobs/{id}/signal", "call", g.Job, g.SignalJob, summary="Signal a job"),
+    Route("vm.workspace", "POST", "/v1/vms/{ref}/workspace", "call", VMRecord, t.SetWorkspace, summary="Note what was prepared in a machine"),
     Route("vm.logs", "GET", "/v1/vms/{ref}/logs", "read", t.LogChunk, query=("which", "offset"), summary="Console or VMM log (which=console|vmm)"),
     Route("vm.stats", "GET", "/v1/vms/{ref}/stats", "read", t.VMStats, summary="What a machine uses"),
     Route("vm.health", "GET", "/v1/vms/{ref}/health", "read", t.VMHealth, summary="Whether a machine runs and its agent answers"),

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ..model.records import VMRecord, VMState
+from ..model.records import VMRecord, VMState, WorkspaceRecord
 from .messages import Reply, Request
 
 API_VERSION = 1
@@ -117,6 +117,12 @@ class Exec(Request, frozen=True):
     """As a container starts: ``argv`` follows the image's entrypoint, and without ``argv`` the image's own command does."""
     entrypoint: tuple[str, ...] | None = None
     """Takes the place of the image's entrypoint and command."""
+
+
+class SetWorkspace(Request, frozen=True):
+    """``POST /v1/vms/{ref}/workspace``: note what was prepared in a machine; null forgets it."""
+
+    workspace: WorkspaceRecord | None
 
 
 class StreamTicket(Reply, frozen=True):

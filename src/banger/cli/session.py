@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FORWARDED: Final = ("TERM", "COLORTERM")
 
-_NOT_STARTED: Final = {
+NOT_STARTED: Final = {
     126: "it is there but cannot be run as asked: check its mode, its format, and --cwd and --user",
     127: "nothing in the guest's PATH has that name: install it there, or give the whole path",
 }
@@ -101,22 +101,22 @@ def run_session(client: Client, ref: str, process: Process, streams: Streams) ->
     rows, columns = window_size(1)
     env = {name: os.environ[name] for name in _FORWARDED if tty and name in os.environ} | process.env
     request = Exec(
-        argv=tuple(map(_sendable, process.argv)),
-        env={_sendable(name): _sendable(value) for name, value in env.items()},
-        cwd=_sendable(process.cwd),
-        user=_sendable(process.user),
+        argv=tuple(map(sendable, process.argv)),
+        env={sendable(name): sendable(value) for name, value in env.items()},
+        cwd=sendable(process.cwd),
+        user=sendable(process.user),
         tty=tty,
         rows=rows,
         columns=columns,
         stdin=stdin,
         start=process.start,
-        entrypoint=None if process.entrypoint is None else tuple(map(_sendable, process.entrypoint)),
+        entrypoint=None if process.entrypoint is None else tuple(map(sendable, process.entrypoint)),
     )
     ticket: StreamTicket = client.call("vm.exec", {"ref": ref}, request)
     with client.attach(ticket.token) as sock:
         ended = run_stream(sock, stdin=0 if stdin else None, stdout=1, stderr=2, tty=tty)
     if ended.message:
-        report_error(BangerError(" ".join(ended.message.split()), hint=_NOT_STARTED.get(ended.status, ""), op_id=client.last_op_id))
+        report_error(BangerError(" ".join(ended.message.split()), hint=NOT_STARTED.get(ended.status, ""), op_id=client.last_op_id))
     return ended.status
 
 
@@ -126,8 +126,8 @@ def _wants_tty(wish: bool | None, *, shell: bool) -> bool:
     return os.isatty(0) and os.isatty(1) and (shell or os.isatty(2))
 
 
-def _sendable(word: str) -> str:
-    """Words are text on their way to the daemon, so bytes that are not UTF-8 (PEP 383 surrogates) cannot go."""
+def sendable(word: str) -> str:
+    """``word`` itself. Words are text on their way to the daemon, so bytes that are not UTF-8 (PEP 383 surrogates) cannot go."""
     try:
         word.encode()
     except UnicodeEncodeError:

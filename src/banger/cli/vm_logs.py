@@ -23,16 +23,22 @@ _FOLLOW_INTERVAL = 0.4
 @click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until the machine is deleted.")
 @click.option("--console", "which", flag_value="console", default="console", help="What the machine wrote on its console (the default).")
 @click.option("--vmm", "which", flag_value="vmm", help="What the program that runs the machine said.")
+@click.option("--tooling", "which", flag_value="tooling", help="What the installation of its workspace's tools said.")
 @click.option("--json", "as_json", is_flag=True, help="Print pieces as JSON lines.")
-def logs(ref: str, follow: bool, which: str, as_json: bool) -> None:
+def logs(ref: str, follow: bool, which: str, as_json: bool) -> int:
     """Print a machine's console. On a terminal, control characters are made visible instead of obeyed."""
     escape = sys.stdout.isatty()
     with Client.connect() as client:
+        if which == "tooling":
+            from .workspace_tools import print_tooling_log
+
+            return print_tooling_log(client, ref, follow=follow)
         for chunk in _chunks(client, ref, which, follow=follow):
             if as_json:
                 print_json_line(chunk)
             else:
                 click.echo(plain(chunk.text) if escape else chunk.text, nl=False)
+    return 0
 
 
 def _chunks(client: Client, ref: str, which: str, *, follow: bool) -> Iterator[LogChunk]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..api.types import CreateVM, Defaults, Event, Lease, Operation
+from ..api.types import CreateVM, Defaults, Event, Lease, Operation, VMDetail
 from ..client import Client
 from ..client.client import OperationInterrupted
 from ..model.errors import BadRequest, BangerError, ChannelLost, NotFound
@@ -21,44 +21,94 @@ from .output import print_json
 from .parameters import json_option
 from .progress import note, progress
 from .session import Process, Streams, environment, process_options, run_session, stream_options
+from .workspace_session import workspace_process
+from .workspace_source import check_tools, print_dry_run, source_of, source_options, source_words
+
+if TYPE_CHECKING:
+    from ..workspace.source import Source
 
 
 @click.command(cls=SessionCommand)
-@click.argument("path", required=False, nargs=-1, metavar="[-- COMMAND [ARGS]...]")
+@click.argument("path", required=False, nargs=-1, metavar="[DIRECTORY] [-- COMMAND [ARGS]...]")
 @machine_options
 @click.option("--rm", "remove", is_flag=True, help="Delete the machine when the command or shell ends, however it ends.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its name; no command.")
+@source_options
+@click.option("--no-bootstrap", is_flag=True, help="Do not install the tools that the directory asks for.")
 @process_options
 @click.option("--entrypoint", metavar="WORD", help='Run this first instead of what the image has for it; "" = nothing.')
 @stream_options
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines on stderr; with -d also the machine's record on stdout.")
-def run(path: tuple[str, ...], remove: bool, detach: bool, tty: bool | None, stdin: bool | None, as_json: bool, **options: Any) -> int:
+def run(path: tuple[str, ...], remove: bool, detach: bool, no_bootstrap: bool, tty: bool | None, stdin: bool | None, as_json: bool, **options: Any) -> int:
     """Make a machine and run a command in it, or without one what its image starts: a container's command, else a shell.
 
-    The exit status is the command's own; 125 means that banger itself failed, 126 that the command cannot be executed, 127 that there is none.
+    With a DIRECTORY, which must be in a git repository (or see --no-git), the command or shell begins in a copy of it, and `banger vm workspace` brings the
+    work back. The exit status is the command's own; 125 means that banger itself failed, 126 that the command cannot be executed, 127 that there is none.
     """
     words = command_words()
     _check_words(path, words, remove=remove, detach=detach)
-    process = _process(words or (), options, detach=detach)
+    process = _process(words or (), options, detach=detach, workspace=bool(path))
+    source = _find_source(path, options, bootstrap=not no_bootstrap)
+    if options["dry_run"]:
+        assert source is not None
+        print_dry_run(source, as_json=as_json)
+        return 0
+    bootstrap = not no_bootstrap and words is None and bool(options["nat"])
     with Client.connect() as client:
         if detach:
             record = _create(client, _request(client, options, as_json=as_json), as_json=as_json)
+            record = _with_workspace(client, record, source, user=process.user, bootstrap="wait" if bootstrap else "")
             print_json(record) if as_json else click.echo(record.name)
             return 0
         with _lease(client, remove=remove) as lease:
             record = _create_under_lease(client, _request(client, options, lease=lease, as_json=as_json), as_json=as_json)
             with _cleanup(client, record, remove=remove):
-                return _run_in(client, record, process, Streams(tty=tty, stdin=stdin))
+                record = _with_workspace(client, record, source, user=process.user, bootstrap="background" if bootstrap else "")
+                return _run_in(client, record, workspace_process(record.runtime.workspace, process), Streams(tty=tty, stdin=stdin))
 
 
-def _process(words: tuple[str, ...], options: dict[str, Any], *, detach: bool) -> Process:
-    """What is to run in the machine, taken out of the options."""
+def _find_source(path: tuple[str, ...], options: dict[str, Any], *, bootstrap: bool) -> Source | None:
+    """What becomes the workspace, looked at before anything is made; None without a directory."""
+    if not path:
+        given = source_words(options) + ([] if bootstrap else ["--no-bootstrap"])
+        if given:
+            raise BadRequest(f"{given[0]} needs a directory", hint=f"banger vm run DIRECTORY {' '.join(given)}")
+        return None
+    source = source_of(path[0], options)
+    if not options["dry_run"]:
+        check_tools(source, nat=options["nat"], bootstrap=bootstrap)
+    return source
+
+
+def _with_workspace(client: Client, record: VMRecord, source: Source | None, *, user: str, bootstrap: str) -> VMRecord:
+    """The record of the machine once it has its workspace."""
+    if source is None:
+        return record
+    from ..workspace.source import look_at
+    from .workspace_tools import install_tools
+    from .workspace_transfer import send_workspace
+
+    try:
+        # Looked at once more: the user may have gone on working while the machine booted.
+        workspace = send_workspace(client, record, look_at(str(source.root), source.options), user=user).record
+    except BangerError as error:
+        if not record.remove and not error.hint:
+            error.hint = f"{record.name} is there without it; `banger vm workspace prepare {record.name} DIRECTORY` tries again"
+        raise
+    if bootstrap:
+        install_tools(client, record, workspace, source, background=bootstrap == "background")
+    detail: VMDetail = client.call("vm.show", {"ref": record.id})
+    return detail.record
+
+
+def _process(words: tuple[str, ...], options: dict[str, Any], *, detach: bool, workspace: bool) -> Process:
+    """What is to run in the machine, taken out of the options. In a workspace it is the words alone, or a shell, unless an entrypoint is named."""
     entrypoint: str | None = options.pop("entrypoint")
     env, cwd, user = (options.pop(name) for name in ("env", "cwd", "user"))
     if detach and (entrypoint is not None or env or cwd or user):
         raise BadRequest("-d runs nothing, so there is nothing to give --entrypoint, --env, --workdir and --user to", hint="give them to `banger vm exec`")
     lead = None if entrypoint is None else (entrypoint,) if entrypoint else ()
-    return Process(argv=words, env=environment(env), cwd=cwd, user=user, start=True, entrypoint=lead)
+    return Process(argv=words, env=environment(env), cwd=cwd, user=user, start=not workspace or lead is not None, entrypoint=lead)
 
 
 def _run_in(client: Client, record: VMRecord, process: Process, streams: Streams) -> int:
@@ -83,10 +133,8 @@ def create(no_start: bool, as_json: bool, **options: Any) -> None:
 
 def _check_words(path: tuple[str, ...], words: tuple[str, ...] | None, *, remove: bool, detach: bool) -> None:
     """Refuse what makes no sense before anything is made."""
-    if path and "/" in path[0]:
-        raise BadRequest(f"{path[0]}: banger cannot work on a directory yet", hint="start a machine without it, and put a command after `--`")
-    if path:
-        raise BadRequest(f"{path[0]!r} before `--` is not understood", hint="put a command after `--`: banger vm run --rm -- uname -a")
+    if len(path) > 1:
+        raise BadRequest(f"one directory at most, not {len(path)}", hint="put a command after `--`: banger vm run --rm -- uname -a")
     if words == ():
         raise BadRequest("no command after `--`", hint="leave `--` out for a shell")
     if detach and remove:

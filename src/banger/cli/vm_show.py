@@ -72,6 +72,7 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
         ("network", runtime.network if runtime.network != "none" else "nat" if spec.nat else "none"),
+        ("workspace", f"{runtime.workspace.guest_path} from {runtime.workspace.source_path}" if runtime.workspace else ""),
         ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),
         ("kernel", " ".join(word for word in (runtime.kernel_name, runtime.kernel_version, runtime.kernel_digest[:19]) if word)),
         ("guest kernel", detail.guest_kernel),

@@ -117,10 +117,11 @@ class _Output:
         return granted
 
 
-def run_stream(sock: socket.socket, *, stdin: int | None, stdout: int, stderr: int, tty: bool) -> Ended:
+def run_stream(sock: socket.socket, *, stdin: int | None, stdout: int, stderr: int, tty: bool, forward_signals: bool = True) -> Ended:
     """Move the bytes of one exec until it ends; ``sock`` is an attached stream, which stays the caller's to close.
 
     ``stdin`` None: the command was started without. ``tty``: the command has a terminal; if ``stdin`` is one too, it is in raw mode meanwhile.
+    Without ``forward_signals`` the first signal leaves at once.
     A stdout that nobody reads any more ends the session with 141, as SIGPIPE would. Raises GuestError or ChannelLost.
     """
     with ExitStack() as stack:
@@ -128,7 +129,7 @@ def run_stream(sock: socket.socket, *, stdin: int | None, stdout: int, stderr: i
         if tty and stdin is not None and os.isatty(stdin):
             stack.enter_context(raw_mode(stdin))
         stack.enter_context(_nonblocking(sock))
-        session = _Session(sock, signals, stdin, _Output(STDOUT, stdout), _Output(STDERR, stderr), tty=tty)
+        session = _Session(sock, signals, stdin, _Output(STDOUT, stdout), _Output(STDERR, stderr), tty=tty, forwards=forward_signals)
         try:
             return session.run()
         except _Left as left:
@@ -136,13 +137,14 @@ def run_stream(sock: socket.socket, *, stdin: int | None, stdout: int, stderr: i
 
 
 class _Session:
-    def __init__(self, sock: socket.socket, signals: SignalPipe, stdin: int | None, stdout: _Output, stderr: _Output, *, tty: bool) -> None:
+    def __init__(self, sock: socket.socket, signals: SignalPipe, stdin: int | None, stdout: _Output, stderr: _Output, *, tty: bool, forwards: bool) -> None:
         self._sock = sock
         self._signals = signals
         self._stdin = stdin
         self._credit = INITIAL_WINDOW
         self._outputs = {STDOUT: stdout, STDERR: stderr}
         self._tty = tty
+        self._forwards = forwards
         self._interrupts = 0
         self._reader = FrameReader()
         self._unsent = bytearray()
@@ -272,7 +274,7 @@ class _Session:
                 rows, columns = window_size(self._outputs[STDOUT].fd)
                 self._send(FrameType.CONTROL, pack((2, u32(rows)), (3, u32(columns))))
             return
-        leave = number == signal.SIGHUP or self._ended is not None or not self._answered or (self._tty and number == signal.SIGTERM)
+        leave = number == signal.SIGHUP or not self._forwards or self._ended is not None or not self._answered or (self._tty and number == signal.SIGTERM)
         if number in (signal.SIGINT, signal.SIGTERM):
             self._interrupts += 1
         if leave or self._interrupts > 1:

@@ -14,18 +14,20 @@ from ..guest.messages import exec_request
 from ..image.run_config import program
 from ..model.config import settings
 from ..model.errors import BadRequest
-from ..model.opid import current_op_id
 from ..model.records import VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
 from .call import Answer, Call, Work
 from .context import Context
-from .forward import Forward
+from .file_calls import FILE_ANSWERS
 from .image_calls import IMAGE_ANSWERS, IMAGE_WORKS
+from .job_calls import JOB_ANSWERS
 from .kernel_calls import KERNEL_ANSWERS, KERNEL_WORKS
 from .leases import LeaseHold
 from .operations import Operation
 from .replies import config_reply, health_reply, ports_reply, stats_reply
+from .tickets import stream_ticket
+from .workspace_calls import WORKSPACE_ANSWERS
 
 MAX_LOG_CHUNK: Final = 256 * 1024
 
@@ -131,12 +133,9 @@ async def vm_prune(context: Context, call: Call, operation: Operation) -> t.Dele
 
 async def vm_exec(context: Context, call: Call) -> t.StreamTicket:
     body: t.Exec = call.body
-    record = context.machines.find(call.path["ref"])
-    vm_id = record.id
-    context.machines.agent(vm_id)
-    context.machines.touch(vm_id)
+    ref = call.path["ref"]
     run = program(
-        context.images.config_of(record.image_id),
+        context.images.config_of(context.machines.find(ref).image_id),
         argv=body.argv,
         env=body.env,
         cwd=body.cwd,
@@ -155,14 +154,7 @@ async def vm_exec(context: Context, call: Call) -> t.StreamTicket:
         stdin=body.stdin,
         make_cwd=not body.cwd and bool(run.cwd),
     )
-    op_id = current_op_id.get()
-
-    def open_stream(transport: asyncio.Transport) -> Forward:
-        # Asked for again: the machine may have stopped, or its channel been attached anew, since the token was given out.
-        agent = context.machines.agent(vm_id)
-        return Forward(transport, agent, GuestOperation.EXEC, request, op_id=op_id, vm_id=vm_id, on_end=context.machines.open_stream(vm_id))
-
-    return t.StreamTicket(token=context.tokens.issue(open_stream))
+    return stream_ticket(context, ref, GuestOperation.EXEC, request)
 
 
 async def vm_stats(context: Context, call: Call) -> t.VMStats:
@@ -290,6 +282,9 @@ ANSWERS: Final[dict[str, Answer]] = {
     "operation.list": operation_list,
     "operation.cancel": operation_cancel,
     "openapi": openapi,
+    **FILE_ANSWERS,
+    **JOB_ANSWERS,
+    **WORKSPACE_ANSWERS,
 }
 
 #: Route name -> what runs as an operation.

@@ -9,8 +9,20 @@ from collections.abc import Callable
 from .call import Call
 from .channel import Channel
 from .fields import i64, pack, text, u8, u32
+from .file_messages import (
+    GuestUser,
+    PathStatus,
+    Unpacked,
+    decode_path_status,
+    decode_unpacked,
+    decode_user,
+    stat_request,
+    unpack_request,
+    user_request,
+)
 from .forward import Forwarded
 from .frames import Frame, Operation
+from .job_messages import GuestJob, decode_job_started, decode_jobs, job_list_request, job_signal_request
 from .messages import (
     BOOTED,
     READY,
@@ -29,6 +41,7 @@ from .messages import (
     encode_configuration,
     exec_request,
 )
+from .outcome import ExecOutcome
 
 __all__ = [
     "BOOTED",
@@ -144,6 +157,31 @@ class Agent:
     async def sync(self) -> None:
         """Flush all file systems of the guest."""
         await Call(self._channel).run(Operation.SYNC)
+
+    async def unpack(self, stream: bytes, *, destination: str, uid: int | None = None, gid: int | None = None, parents: bool = False) -> Unpacked:
+        """Make the files of a tree stream (``tree_stream``) beneath ``destination``; large ones are streamed by the client instead."""
+        request = unpack_request(destination=destination, uid=uid, gid=gid, parents=parents)
+        return decode_unpacked(await Call(self._channel).run(Operation.UNPACK, request, upload=stream))
+
+    async def stat_path(self, path: str, *, follow: bool = False) -> PathStatus:
+        """What is at an absolute path; ``guest_code`` is ``not_found`` when there is nothing."""
+        return decode_path_status(await Call(self._channel).run(Operation.STAT, stat_request(path=path, follow=follow)))
+
+    async def user(self, name: str = "") -> GuestUser:
+        """Who a user is, by name or number; "" = root."""
+        return decode_user(await Call(self._channel).run(Operation.USER, user_request(name)))
+
+    async def start_job(self, request: bytes) -> int | ExecOutcome:
+        """Start what ``job_start_request`` describes: the pid, or why the command could not be started."""
+        return decode_job_started(await Call(self._channel).run(Operation.JOB_START, request))
+
+    async def jobs(self, id: str = "") -> tuple[GuestJob, ...]:
+        """The job of that id (GuestError when there is none), or all of them."""
+        return decode_jobs(await Call(self._channel).run(Operation.JOB_LIST, job_list_request(id)))
+
+    async def signal_job(self, id: str, number: int) -> None:
+        """Send a signal to the process group of a running job."""
+        await Call(self._channel).run(Operation.JOB_SIGNAL, job_signal_request(id=id, number=number))
 
     def forward(self, operation: int, request: bytes, on_frame: Callable[[Frame], None], on_lost: Callable[[], None]) -> Forwarded:
         """Open a stream for a client and move its frames unread.

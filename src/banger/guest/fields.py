@@ -97,6 +97,15 @@ class Fields:
     def i64(self, tag: int, default: int | None = None) -> int:
         return self._number(tag, _I64, default)
 
+    def has(self, tag: int) -> bool:
+        """Whether there is such a field at all."""
+        return tag in self._values
+
+    def raw(self, tag: int, default: bytes | None = None) -> bytes:
+        """Bytes of whatever kind."""
+        value = self._single(tag)
+        return _present(tag, default) if value is None else value
+
     def text(self, tag: int, default: str | None = None, *, limit: int = TEXT_LIMIT) -> str:
         """Text of at most ``limit`` bytes; what is not UTF-8 is replaced. It may hold control characters: escape before printing."""
         value = self._single(tag)

@@ -60,6 +60,14 @@ class Operation(IntEnum):
     SHUTDOWN = 7
     TIME = 8
     SYNC = 9
+    UNPACK = 11
+    PACK = 12
+    STAT = 13
+    USER = 14
+    JOB_START = 15
+    JOB_LIST = 16
+    JOB_SIGNAL = 17
+    JOB_OUTPUT = 18
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ _HINTS: Final = {
     "not_ready": "wait until the VM is ready, then try again",
     "no_space": "free some space in the guest, or give it a larger disk",
     "no_user": "name a user that exists in the guest",
+    "not_a_directory": "choose another destination, or remove what is in the way",
+    "is_a_directory": "choose another destination, or remove what is in the way",
+    "too_many_jobs": "wait until one of the jobs in this VM has ended, or end one with `banger vm job kill`",
     "too_many_streams": "wait until one of the commands in this VM has ended",
 }
 

@@ -107,6 +107,11 @@ class Layout:
         return self.cache / "probe"
 
     @property
+    def workspace_cache(self) -> Path:
+        """What clients remember of the workspaces that they prepared."""
+        return self.cache / "workspaces"
+
+    @property
     def vms(self) -> Path:
         return self.state / "vms"
 

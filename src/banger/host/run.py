@@ -5,7 +5,6 @@ Argument vectors, never a shell; a clean environment; standard input from /dev/n
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -18,11 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..model.errors import CommandFailed, MissingTool
 from ..model.records import ProcessIdentity
 from .process import identify, is_alive
+
+if TYPE_CHECKING:
+    import asyncio  # at run time only where it is used: 60 ms that a synchronous caller should not pay
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ async def run(
     each line of stderr as it comes. Output beyond 4 MiB per stream is dropped from the front.
     Raises CommandFailed when the status is not in ``allowed`` or the deadline passes; the program's whole session is killed then, and on cancellation.
     """
+    import asyncio
+
     words = [str(find_tool(str(argv[0])) if "/" not in str(argv[0]) else argv[0]), *map(str, argv[1:])]
     log.debug("run", extra={"command": shlex.join(words)})
     process = await asyncio.create_subprocess_exec(
@@ -168,6 +172,8 @@ async def _feed(stream: asyncio.StreamWriter | None, data: bytes | None) -> None
 
 
 async def _kill_session(process: asyncio.subprocess.Process) -> None:
+    import asyncio
+
     with contextlib.suppress(ProcessLookupError):
         # Not process.kill(): Popen reaps there, and asyncio, which reaps too, then reports a status that is not the process's.
         os.killpg(process.pid, signal.SIGKILL)
@@ -227,4 +233,6 @@ def _wait_for_arguments(child: ProcessIdentity) -> None:
 def use_pidfd_child_watcher() -> None:
     """On Python 3.11 asyncio starts a thread per child unless told to use pidfds (bpo-98023); later versions do so themselves. Call before the loop starts."""
     if sys.version_info < (3, 12):
+        import asyncio
+
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())

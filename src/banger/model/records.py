@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class VMState(StrEnum):
@@ -28,6 +29,33 @@ class VMSpec:
     """It is stopped so long after its start; 0 = never."""
     idle_seconds: float | None = None
     """It is stopped when nobody has used it for so long; 0 = never, None = as the instance's configuration says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceRecord:
+    """The directory of the host that was prepared in a VM last."""
+
+    id: str
+    """Of the prepare; the guest has it too."""
+    source_path: str
+    """Top of the working tree on the host."""
+    guest_path: str
+    mode: Literal["shallow", "full", "files"]
+    """How much of the history went in; ``files`` = no git at all."""
+    head_commit: str = ""
+    """What the host had checked out."""
+    base_commit: str = ""
+    """What the guest had checked out: another one with ``--branch --from``."""
+    branch: str = ""
+    """The guest's branch; "" = detached."""
+    include_untracked: bool = False
+    user: str = ""
+    """Whose it is; "" = root."""
+    shell: bool = True
+    """The guest has /bin/sh."""
+    tooling_log: str = ""
+    """Where the guest keeps the log of the tools' installation; "" without one."""
+    prepared_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +84,7 @@ class VMRuntime:
     """When the last start succeeded, seconds since 1970; 0 = never."""
     last_stop_reason: str = ""
     """Why it was last stopped, in words."""
+    workspace: WorkspaceRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,12 @@ def record(name: str = "box", number: int = 0, **more: Any) -> dict[str, Any]:
     return RECORD | {"name": name, "id": f"{number:032x}"} | more
 
 
+def detail(name: str = "box", **more: Any) -> dict[str, Any]:
+    """A machine's VMDetail as JSON."""
+    files = {"directory": "/x", "console_log": "/x/console.log", "vmm_log": "/x/vmm.log", "overlay_allocated_bytes": 0, "work_allocated_bytes": 0}
+    return {"record": record(name), "alive": True, "pid": 1} | files | more
+
+
 @dataclass(frozen=True)
 class Result:
     status: int
@@ -78,6 +84,7 @@ def daemon(home: Path) -> Iterator[FakeDaemon]:
             "POST /v1/leases": Reply({"id": "lease-1", "token": "lease"}),
             "POST /v1/vms": Reply(lines=[{"stage": "reserve_vm"}, {"stage": "wait_for_guest", "elapsed": 0.2}, {"done": True, "result": record()}]),
             f"POST /v1/vms/{record()['id']}/exec": Reply({"token": "exec"}),
+            "GET /v1/vms/box": Reply(detail()),
             "POST /v1/vms/box/exec": Reply({"token": "exec"}),
             f"DELETE /v1/vms/{record()['id']}": Reply(lines=[{"done": True, "result": {"id": record()["id"], "name": "box"}}]),
         }

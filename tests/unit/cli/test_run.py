@@ -79,8 +79,11 @@ def test_create(daemon: FakeDaemon, banger: Shell) -> None:
     [
         ("vm run -d --rm", "-d and --rm exclude each other"),
         ("vm run -d -- true", "-d takes no command"),
-        ("vm run ./repo", "cannot work on a directory yet"),
-        ("vm run uname -- true", "'uname' before `--`"),
+        ("vm run ./repo", "no such directory"),
+        ("vm run uname -- true", "put a command after `--`"),
+        ("vm run a b", "one directory at most"),
+        ("vm run --branch x", "--branch needs a directory"),
+        ("vm run --no-bootstrap --rm", "--no-bootstrap needs a directory"),
         ("vm run --rm --", "no command after `--`"),
         ("vm run --vcpu many -- true", "not a valid integer"),
         ("vm run --memory lots -- true", "'lots' is not a size"),

@@ -1,0 +1,123 @@
+"""A git directory of our own beside the user's: what becomes the guest's ``.git`` is made here, and his stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ..model.errors import BangerError, CommandFailed
+from .git import Git
+from .repository import Repository
+
+NO_CONVERSION: Final = b"* -text -filter -ident -working-tree-encoding !eol !diff !merge !whitespace\n"
+"""Attributes under which the bytes of a file are its content."""
+_LOOSE_LIMIT: Final = 64
+"""More loose objects than this are sent as a pack."""
+_QUICKLY: Final = ("-c", "pack.compression=1", "-c", "pack.window=0")
+"""The deltas that the user's packs have are kept; none are looked for: that takes longer than sending a little more."""
+_STORE_ONLY: Final = 1024 * 1024
+"""Larger blobs are stored without compressing them: they leave for a socket, not for a shelf."""
+
+
+@contextmanager
+def open_shadow(repository: Repository, *, work_tree: Path | None = None) -> Iterator[Shadow]:
+    """A shadow of ``repository`` for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="banger-shadow-", ignore_cleanup_errors=True) as place:
+        yield Shadow(Path(place), repository, work_tree=work_tree)
+
+
+class Shadow:
+    """A git directory in ``root`` that borrows the objects of ``repository``."""
+
+    def __init__(self, root: Path, repository: Repository, *, work_tree: Path | None = None) -> None:
+        self.root = root
+        self._format = repository.object_format
+        self.objects = root / "objects"
+        for folder in ("objects/pack", "objects/info", "refs/heads", "info"):
+            (root / folder).mkdir(parents=True)
+        self.write("HEAD", b"ref: refs/heads/main\n")
+        self.write("config", configuration([("core.repositoryformatversion", "0"), ("core.bare", "false")], repository.object_format))
+        self.write("info/attributes", NO_CONVERSION)
+        self.git = Git.of_shadow(root, repository.objects, work_tree=work_tree)
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write one file of the git directory."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def add_object(self, kind: str, content: bytes, *, known: Collection[str] = ()) -> str:
+        """Store an object of git unless it is ``known``; returns its name."""
+        whole = b"%s %d\0" % (kind.encode(), len(content)) + content
+        oid = hashlib.new(self._format, whole, usedforsecurity=False).hexdigest()
+        path = self.objects / oid[:2] / oid[2:]
+        if oid not in known and not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(zlib.compress(whole, 0 if len(whole) > _STORE_ONLY else 1))
+        return oid
+
+    def add_file(self, path: bytes) -> str:
+        """Store the bytes of a file that is too long to be held; returns the blob's name."""
+        with Path(os.fsdecode(path)).open("rb") as file:
+            return self.git.output("-c", "core.compression=0", "hash-object", "-w", "--no-filters", "--stdin", stdin=file).decode().strip()
+
+    def pack(self, wanted: Iterable[str], *, known: Iterable[str] = (), shallow: Iterable[str] = ()) -> None:
+        """Put all that ``wanted`` reach into a pack, without what ``known`` reach; history ends at ``shallow``. Raises BangerError when objects are missing."""
+        words = (*_QUICKLY, "pack-objects", "-q", "--revs", str(self.objects / "pack/pack"))
+        edge = self.root / "shallow.edge"
+        edge.write_text("".join(f"{commit}\n" for commit in sorted(shallow)))
+        lines = [*wanted, *(f"^{commit}" for commit in known)]
+        try:
+            # --shallow-file is how git's own upload-pack does it.
+            self.git.run("--shallow-file", str(edge), *words, stdin="".join(f"{line}\n" for line in lines).encode())
+        except CommandFailed as error:
+            reason = error.message.rpartition("fatal: ")[2]
+            raise BangerError(
+                f"git cannot pack the history: {reason}", hint="a partial clone must be completed first (`git fetch --refetch`), or use --no-git"
+            ) from error
+        finally:
+            edge.unlink()
+
+    def pack_loose(self) -> None:
+        """Put the loose objects into a pack when they are many."""
+        loose = [path for path in self.objects.glob("??/*") if len(path.parent.name) == 2]
+        if len(loose) <= _LOOSE_LIMIT:
+            return
+        names = "".join(f"{path.parent.name}{path.name}\n" for path in loose)
+        self.git.run(*_QUICKLY, "pack-objects", "-q", str(self.objects / "pack/pack"), stdin=names.encode())
+        for path in loose:
+            path.unlink()
+
+    def object_files(self) -> list[Path]:
+        """Packs (each before its index, without which git does not see it) and loose objects."""
+        packs = sorted((self.objects / "pack").glob("pack-*"), key=lambda path: (path.suffix == ".idx", path.name))
+        return [*packs, *sorted(path for path in self.objects.glob("??/*") if len(path.parent.name) == 2)]
+
+
+def configuration(settings: Iterable[tuple[str, str]], object_format: str) -> bytes:
+    """A git configuration file."""
+    given = list(settings)
+    if object_format != "sha1":
+        given = [
+            ("core.repositoryformatversion", "1"),
+            ("extensions.objectformat", object_format),
+            *(pair for pair in given if "repositoryformat" not in pair[0]),
+        ]
+    lines = []
+    for key, value in given:
+        section, _, name = key.rpartition(".")
+        head, _, middle = section.partition(".")
+        lines.append(f'[{head} "{_quoted(middle)}"]' if middle else f"[{head}]")
+        lines.append(f'\t{name} = "{_quoted(value)}"')
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("\0", "")
