@@ -3,7 +3,7 @@
 
 static const struct operation *const operations[] = {
     &configure_operation, &exec_operation,     &read_operation, &write_operation, &listeners_operation,
-    &stats_operation,     &shutdown_operation, &time_operation, &sync_operation,
+    &stats_operation,     &shutdown_operation, &time_operation, &sync_operation,  &connect_operation,
 };
 
 const struct operation *operation_find(uint32_t number)

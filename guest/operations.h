@@ -13,6 +13,7 @@ extern const struct operation stats_operation;     /* stats.c */
 extern const struct operation shutdown_operation;  /* power.c */
 extern const struct operation time_operation;      /* clock.c */
 extern const struct operation sync_operation;      /* files.c */
+extern const struct operation connect_operation;   /* connect.c */
 
 /* NULL when there is no operation of that number. */
 const struct operation *operation_find(uint32_t number);

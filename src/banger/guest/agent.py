@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .call import Call
 from .channel import Channel
+from .connection import Connection
 from .fields import i64, pack, text, u8, u32
 from .forward import Forwarded
 from .frames import Frame, Operation
@@ -22,6 +23,7 @@ from .messages import (
     GuestTime,
     Hello,
     Listener,
+    connect_request,
     decode_configured,
     decode_listeners,
     decode_stats,
@@ -36,6 +38,7 @@ __all__ = [
     "Agent",
     "Configuration",
     "Configured",
+    "Connection",
     "FileSystem",
     "FileToWrite",
     "Forwarded",
@@ -43,6 +46,7 @@ __all__ = [
     "GuestTime",
     "Hello",
     "Listener",
+    "connect_request",
     "exec_request",
 ]
 
@@ -144,6 +148,13 @@ class Agent:
     async def sync(self) -> None:
         """Flush all file systems of the guest."""
         await Call(self._channel).run(Operation.SYNC)
+
+    async def connect(self, address: str, port: int = 0) -> Connection:
+        """Connect to a socket inside the guest; arguments as for ``connect_request``. Gives up after 10 s.
+
+        ``guest_code`` of the error tells why not: ``refused``, ``not_found``, ``timed_out``, ``permission`` or ``io``. Raises BadRequest.
+        """
+        return await Connection.open(self._channel, connect_request(address, port))
 
     def forward(self, operation: int, request: bytes, on_frame: Callable[[Frame], None], on_lost: Callable[[], None]) -> Forwarded:
         """Open a stream for a client and move its frames unread.

@@ -60,6 +60,7 @@ class Operation(IntEnum):
     SHUTDOWN = 7
     TIME = 8
     SYNC = 9
+    CONNECT = 10
 
 
 @dataclass(frozen=True, slots=True)

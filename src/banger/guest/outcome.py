@@ -20,6 +20,7 @@ _HINTS: Final = {
     "not_ready": "wait until the VM is ready, then try again",
     "no_space": "free some space in the guest, or give it a larger disk",
     "no_user": "name a user that exists in the guest",
+    "refused": "nothing listens there; `banger vm ports` shows what does",
     "too_many_streams": "wait until one of the commands in this VM has ended",
 }
 
