@@ -50,9 +50,10 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     """Everything that the calls of the contract need. Raises BadRequest for a bad setting, StoreError when the database cannot be used."""
     config = configuration(layout, log_level)
     deadline = guest_deadline()
-    database = Database.open(layout.database)
+    database = Database.open(layout.database, contents=(layout.vms, layout.images, layout.kernels))
     images = ImageService(layout, ImageTable(database), KernelTable(database))
     vmm = QemuVmm(layout.probe_cache)
+    operations = Operations()
     machines = Machines(
         layout=layout,
         database=database,
@@ -62,6 +63,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         network=UserNetwork(),
         guest_deadline=deadline,
         config=config,
+        carry_out=operations.carry_out,
     )
     return Context(
         layout=layout,
@@ -69,7 +71,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         machines=machines,
         images=images,
         vmm=vmm,
-        operations=Operations(),
+        operations=operations,
         leases=Leases(machines),
         tokens=tokens,
     )

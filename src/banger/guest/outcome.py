@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass
 from typing import Final
 
-from ..model.errors import ChannelLost, GuestError
+from ..model.errors import ChannelLost, GuestError, GuestTimeout
 from .fields import Fields, pack, text
 
 EXITED: Final = 0
@@ -66,6 +66,8 @@ def decode_refusal(untrusted: bytes | memoryview) -> GuestError:
         return error
     if code == ChannelLost.code:
         return ChannelLost(message)
+    if code == GuestTimeout.code:
+        return GuestTimeout(message, hint="`banger vm health VM` asks whether it answers, `banger vm kill VM` ends one that does not")
     refusal = GuestError(message or f"the guest refused: {code}", hint=_HINTS.get(code, ""))
     refusal.guest_code = code
     return refusal

@@ -42,7 +42,7 @@ class VMRuntime:
     vmm_uid: int = -1
     """Unprivileged uid of the VMM process and its disks when the daemon is root; -1 = the daemon's own."""
     network: str = "none"
-    """``none``, ``passt`` or ``builtin``."""
+    """``none``, ``passt`` or ``builtin``, as it was last started; whether a card's link is up is ``VMSpec.nat``."""
     booted: bool = False
     """The image's own init has reported that it is up."""
     ready_seconds: float = 0.0
@@ -51,6 +51,11 @@ class VMRuntime:
     """When the last start succeeded, seconds since 1970; 0 = never."""
     last_stop_reason: str = ""
     """Why it was last stopped, in words."""
+
+    @property
+    def has_card(self) -> bool:
+        """Whether it was last started with a network card."""
+        return self.network != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
