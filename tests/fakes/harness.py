@@ -96,9 +96,9 @@ class FakeInstance:
         with self.client() as client:
             return client.operation(name, {"ref": ref}, request)
 
-    def create(self, name: str = "box", *, start: bool = True) -> Any:
+    def create(self, name: str = "box", *, start: bool = True, nat: bool = False) -> Any:
         with self.client() as client:
-            return client.operation("vm.create", None, t.CreateVM(name=name, start=start, system_overlay_bytes=SMALL, work_disk_bytes=SMALL))
+            return client.operation("vm.create", None, t.CreateVM(name=name, start=start, nat=nat, system_overlay_bytes=SMALL, work_disk_bytes=SMALL))
 
     def state(self, name: str = "box") -> str:
         """State of a machine, "" when there is none."""

@@ -53,13 +53,20 @@ class KillVM(Request, frozen=True):
 
 
 class SetVM(Request, frozen=True):
-    """``POST /v1/vms/{ref}/set``: what a stopped machine shall be made of; what is omitted stays. Sizes are bytes and only grow."""
+    """``POST /v1/vms/{ref}/set``: what a machine shall be; what is omitted stays. Sizes are bytes and only grow.
+
+    A machine that runs can change ``ttl``, ``idle`` and, when it was started with a network card, ``nat``; at once.
+    """
 
     vcpu_count: int | None = None
     memory_mib: int | None = None
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool | None = None
+    ttl: float | None = None
+    """Seconds after its start at which it is stopped; 0 = never."""
+    idle: float | None = None
+    """Seconds without use after which it is stopped; 0 = never."""
 
 
 class CollectGarbage(Request, frozen=True):
@@ -186,7 +193,7 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "network", "socket", "staging", "directory"]
+    kind: Literal["machine", "network", "socket", "staging", "mount", "directory"]
     what: str
     """A path, or a process and its pid."""
     vm_id: str = ""
@@ -217,6 +224,8 @@ class LogChunk(Reply, frozen=True):
     text: str
     next_offset: int
     path: str
+    exists: bool = True
+    """There is such a log; not before the machine's first start."""
 
 
 class Defaults(Reply, frozen=True):
@@ -321,6 +330,8 @@ class Port(Reply, frozen=True):
     command: str
     endpoint: str = ""
     """How it is reached from this host; "" while it is not published."""
+    http_status: int | None = None
+    """Status with which it answers an HTTP request for ``/``; None when it does not, or was not asked."""
 
 
 class VMPorts(Reply, frozen=True):

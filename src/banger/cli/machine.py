@@ -10,7 +10,7 @@ import click
 from ..model.durations import parse_duration
 from ..model.sizes import parse_size
 from .completion import complete_images
-from .parameters import image_word, wait_option
+from .parameters import image_word, vm_name, wait_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +50,7 @@ _SIZE_OPTIONS: Final = (
 )
 
 _MACHINE_OPTIONS: Final = (
-    click.option("--name", help="Name of the machine (default: a generated one)."),
+    click.option("--name", callback=vm_name, help="Name of the machine (default: a generated one)."),
     click.option(
         "--image",
         callback=image_word,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from .. import __version__
-from .failures import report_any
+from .failures import json_wanted, report_any
 from .lazy import LazyGroup
 
 _EPILOG = "Start here: banger vm run --rm -- uname -a"
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         status = root.main(args, prog_name="banger", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - the one place that turns whatever happened into lines and a status
-        return report_any(error)
+        return report_any(error, as_json=json_wanted(sys.argv[1:] if args is None else args))
     return status if isinstance(status, int) else 0
 
 

@@ -29,6 +29,13 @@ def image_word(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return checked(absolute, ctx, param, value)
 
 
+def vm_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """A new machine's name, for the daemon to check; but an empty one, as an unset variable gives it, must not come to mean "any"."""
+    from ..model.names import check_vm_name
+
+    return checked(check_vm_name, ctx, param, value) if value == "" else value
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 wait_option = click.option(
     "--wait", type=click.Choice(["ready", "booted"]), default="ready", show_default=True, help="Until commands can run, or until the system is up."

@@ -62,7 +62,7 @@ def run(path: tuple[str, ...], remove: bool, detach: bool, no_bootstrap: bool, t
             return 0
         with _lease(client, remove=remove) as lease:
             record = _create_under_lease(client, _request(client, options, lease=lease, as_json=as_json), as_json=as_json)
-            with _cleanup(client, record, remove=remove):
+            with _cleanup(client, record, remove=remove, as_json=as_json):
                 record = _with_workspace(client, record, source, user=process.user, bootstrap="background" if bootstrap else "")
                 return _run_in(client, record, workspace_process(record.runtime.workspace, process), Streams(tty=tty, stdin=stdin))
 
@@ -229,24 +229,24 @@ def _clear_failed(client: Client, error: BangerError | OperationInterrupted, beg
 
 
 @contextmanager
-def _cleanup(client: Client, record: VMRecord, *, remove: bool) -> Iterator[None]:
+def _cleanup(client: Client, record: VMRecord, *, remove: bool, as_json: bool) -> Iterator[None]:
     """With ``--rm`` delete the machine at the end, else say that it is still there."""
     try:
         yield
     finally:
         if remove:
-            _delete(client, record)
+            _delete(client, record, as_json=as_json)
         else:
             note(f"{record.name} is still there: `banger vm shell {record.name}` goes back, `banger vm delete {record.name}` removes it")
 
 
-def _delete(client: Client, record: VMRecord) -> None:
+def _delete(client: Client, record: VMRecord, *, as_json: bool) -> None:
     """Delete it now, so that nothing is left when we return. Neither an error nor a Ctrl-C changes the command's status: the lease's end deletes it too."""
     try:
         client.operation("vm.delete", {"ref": record.id})
     except NotFound:
         return
     except BangerError as error:
-        report_error(error, about=record.name)
+        report_error(error, about=record.name, as_json=as_json)
     except KeyboardInterrupt:
         note(f"{record.name} is being deleted by the daemon")

@@ -53,11 +53,12 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     """Everything that the calls of the contract need. Raises BadRequest for a bad setting, StoreError when the database cannot be used."""
     config = configuration(layout, log_level)
     deadline = guest_deadline()
-    database = Database.open(layout.database)
+    database = Database.open(layout.database, contents=(layout.vms, layout.images, layout.kernels))
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
     vmm = QemuVmm(layout.probe_cache)
+    operations = Operations()
     machines = Machines(
         layout=layout,
         database=database,
@@ -67,6 +68,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         network=UserNetwork(),
         guest_deadline=deadline,
         config=config,
+        carry_out=operations.carry_out,
     )
     return Context(
         layout=layout,
@@ -76,7 +78,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         kernels=kernels,
         housekeeping=Housekeeping(ImageTable(database), images),
         vmm=vmm,
-        operations=Operations(),
+        operations=operations,
         leases=Leases(machines),
         tokens=tokens,
     )

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ..api import types as t
 from ..guest.frames import Operation as GuestOperation
 from ..guest.messages import exec_request
+from ..host.files import open_regular
 from ..image.run_config import program
 from ..model.config import settings
 from ..model.errors import BadRequest
@@ -122,6 +123,8 @@ async def vm_set(context: Context, call: Call, operation: Operation) -> VMRecord
         system_overlay_bytes=body.system_overlay_bytes,
         work_disk_bytes=body.work_disk_bytes,
         nat=body.nat,
+        ttl_seconds=body.ttl,
+        idle_seconds=body.idle,
     )
     return await context.machines.change(call.path["ref"], change, report=operation.report)
 
@@ -172,7 +175,8 @@ async def vm_ping(context: Context, call: Call) -> t.VMPing:
 
 async def vm_ports(context: Context, call: Call) -> t.VMPorts:
     record = context.machines.find(call.path["ref"])
-    return ports_reply(record, await context.machines.ports(record.id))
+    probe = call.query.get("probe", "1") not in ("0", "false")
+    return ports_reply(record, await context.machines.ports(record.id, probe=probe))
 
 
 async def vm_touch(context: Context, call: Call) -> VMRecord:
@@ -192,13 +196,13 @@ async def vm_logs(context: Context, call: Call) -> t.LogChunk:
 def read_log(path: Path, offset: int) -> t.LogChunk:
     """At most MAX_LOG_CHUNK bytes from ``offset``, from the beginning when the file has become shorter. A character cut in half waits for the next call."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if offset > os.fstat(file.fileno()).st_size:
                 offset = 0
             file.seek(offset)
             untrusted = file.read(MAX_LOG_CHUNK)
     except FileNotFoundError:
-        return t.LogChunk(text="", next_offset=0, path=str(path))
+        return t.LogChunk(text="", next_offset=0, path=str(path), exists=False)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(untrusted)
     return t.LogChunk(text=text, next_offset=offset + len(untrusted) - len(decoder.getstate()[0]), path=str(path))

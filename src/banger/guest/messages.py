@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -148,6 +149,27 @@ def exec_request(
             f"the command and its environment have {len(request)} bytes, at most {MAX_REQUEST} can be passed", hint="put long data into a file or stdin"
         )
     return request
+
+
+def connect_request(address: str, port: int = 0) -> bytes:
+    """Request of ``connect``: an IP address of the guest ("" = 127.0.0.1) and a port, or the path of a unix socket, which begins with "/".
+
+    Raises BadRequest for anything else.
+    """
+    if address.startswith("/"):
+        return pack((16, text(address)))
+    if not 0 < port <= 0xFFFF:
+        raise BadRequest(f"there is no port {port}", hint="ports are 1 to 65535")
+    if address:
+        _check_address(address)
+    return pack((16, text(address)), (17, u32(port)))
+
+
+def _check_address(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise BadRequest(f"{address[:80]!r} is no IP address", hint="give an IP address, or the path of a unix socket") from None
 
 
 def _variable(name: str) -> str:

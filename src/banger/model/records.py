@@ -70,7 +70,7 @@ class VMRuntime:
     vmm_uid: int = -1
     """Unprivileged uid of the VMM process and its disks when the daemon is root; -1 = the daemon's own."""
     network: str = "none"
-    """``none``, ``passt`` or ``builtin``."""
+    """``none``, ``passt`` or ``builtin``, as it was last started; whether a card's link is up is ``VMSpec.nat``."""
     booted: bool = False
     """The image's own init has reported that it is up."""
     ready_seconds: float = 0.0
@@ -85,6 +85,11 @@ class VMRuntime:
     last_stop_reason: str = ""
     """Why it was last stopped, in words."""
     workspace: WorkspaceRecord | None = None
+
+    @property
+    def has_card(self) -> bool:
+        """Whether it was last started with a network card."""
+        return self.network != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,11 @@ def test_set_sends_what_was_named(daemon: FakeDaemon, banger: Shell) -> None:
         "work_disk_bytes": 9 << 30,
         "system_overlay_bytes": 10 << 30,
         "nat": False,
+        "ttl": None,
+        "idle": None,
     }
+    banger("vm", "set", "box", "--ttl", "2h", "--idle", "0")
+    assert {key: value for key, value in daemon.calls[-1].json.items() if value is not None} == {"ttl": 7200.0, "idle": 0.0}
     banger("vm", "set", "box", "--nat")
     assert {key: value for key, value in daemon.calls[-1].json.items() if value is not None} == {"nat": True}
 

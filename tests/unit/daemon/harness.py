@@ -37,7 +37,8 @@ from banger.model.records import ImageConfig, ImageRecord, KernelRecord, VMRecor
 from banger.store import Database
 from banger.vm.create import NewVM
 from banger.vm.observe import Health, Port, Usage
-from banger.vm.service import Machines, VMStatus
+from banger.vm.service import Machines
+from banger.vm.views import VMStatus
 from banger.vmm.protocol import Vmm
 
 
@@ -166,6 +167,9 @@ class FakeMachines:
         self.deleted.set()
         return one
 
+    def count_running(self) -> int:
+        return sum(record.state is VMState.RUNNING and not record.remove for record in self.records.values())
+
     def list(self) -> tuple[VMRecord, ...]:
         return tuple(self.records.values())
 
@@ -207,6 +211,9 @@ class FakeMachines:
         self.touched.append(self.find(ref).name)
         return self.find(ref)
 
+    def note_use(self, vm_id: str) -> None:
+        self.touch(vm_id)
+
     def open_stream(self, ref: str) -> Callable[[], None]:
         one = self.find(ref)
         self.streams.append(one.id)
@@ -218,9 +225,10 @@ class FakeMachines:
     async def health(self, ref: str) -> Health:
         return Health(name=self.find(ref).name, alive=True, healthy=True, guest_state="booted", round_trip=0.001)
 
-    async def ports(self, ref: str) -> tuple[Port, ...]:
+    async def ports(self, ref: str, *, probe: bool = True) -> tuple[Port, ...]:
         self.find(ref)
-        return (Port(protocol="tcp", addresses=("0.0.0.0", "::"), port=80, process="nginx", command="nginx -g"),)
+        status = 200 if probe else None
+        return (Port(protocol="tcp", addresses=("0.0.0.0", "::"), port=80, process="nginx", command="nginx -g", http_status=status),)
 
     async def recover(self) -> None:
         if self.recovering is not None:

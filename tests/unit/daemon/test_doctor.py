@@ -173,8 +173,10 @@ async def test_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise BangerError("no subordinate ids", hint="sudo usermod --add-subuids ...")
 
     monkeypatch.setattr(namespace, "check", refused)
-    assert (await checks(tmp_path))["namespaces"].status == "warn"
-    assert (await checks(tmp_path, images=NOTHING_YET))["namespaces"].status == "fail"
+    for images, status in ((FakeImages(), "warn"), (NOTHING_YET, "fail")):
+        found = await checks(tmp_path, images=images)
+        assert (found["namespaces"].status, found["image building"].status) == (status, status), "no image can be built without them"
+        assert found["image building"].remedy == found["namespaces"].remedy
 
 
 @pytest.mark.parametrize(("free", "status"), [(100 << 30, "pass"), (3 << 30, "warn"), (1 << 20, "fail")])
@@ -209,3 +211,13 @@ async def test_no_guest_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor, "guest_program", missing)
     check = (await checks(tmp_path))["guest program"]
     assert (check.status, check.remedy) == ("fail", "./dev setup")
+
+
+async def test_a_vmm_that_has_broken_since_it_was_probed_fails(tmp_path: Path) -> None:
+    class BrokenVmm(FakeVmm):
+        async def inspect(self) -> VmmProbe:
+            return VmmProbe(usable=False, note="/b does not run", hint="install it again")
+
+    found = await checks(tmp_path, BrokenVmm())
+    assert (found["vmm"].status, found["vmm"].detail, found["vmm"].remedy) == ("fail", "/b does not run", "install it again")
+    assert "kvm" not in found
