@@ -20,6 +20,7 @@ from banger.guest.agent import Agent
 from banger.host.paths import VMLayout
 from banger.storage.overlay import OverlayDisk
 from banger.storage.workdisk import prepare_work_disk
+from bench.forward import forward
 from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, spec_like_the_default
 from bench.lifecycle import creates, ends, idle, recovery
 from bench.samples import Finding, interleaved, median, seconds
@@ -200,4 +201,5 @@ MEASURES: Final[dict[str, Measure]] = {
     "recovery": recovery,
     "idle": idle,
     "ends": ends,
+    "forward": forward,
 }

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from ..model.forwards import Forward
 from ..model.records import VMRecord, VMState
 
 API_VERSION = 1
@@ -31,6 +32,7 @@ class CreateVM(Request, frozen=True):
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool = False
+    publish: tuple[Forward, ...] = ()
     ttl: float = 0.0
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
@@ -60,13 +62,20 @@ class KillVM(Request, frozen=True):
 
 
 class SetVM(Request, frozen=True):
-    """``POST /v1/vms/{ref}/set``: what a stopped machine shall be made of; what is omitted stays. Sizes are bytes and only grow."""
+    """``POST /v1/vms/{ref}/set``: what a stopped machine shall be made of; what is omitted stays. Sizes are bytes and only grow.
+
+    Ports can be published and unpublished while it runs.
+    """
 
     vcpu_count: int | None = None
     memory_mib: int | None = None
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool | None = None
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host to publish besides."""
+    unpublish: tuple[str, ...] = ()
+    """``[BIND:]HOSTPORT`` of those to take back."""
 
 
 class CollectGarbage(Request, frozen=True):
@@ -96,6 +105,36 @@ class Exec(Request, frozen=True):
     rows: int = 24
     columns: int = 80
     stdin: bool = True
+
+
+class ConnectVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/connect``: a TCP port on the machine's loopback address, or the absolute path of a unix socket in it."""
+
+    port: int = 0
+    path: str = ""
+
+
+class ForwardVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/forward``: listen for these; host port 0 = any."""
+
+    forwards: tuple[Forward, ...]
+
+
+class Forwarding(Reply, frozen=True):
+    """Forwards that are open, with their real ports, for as long as a connection to attach.sock that named the token is."""
+
+    token: str
+    forwards: tuple[Forward, ...]
+
+
+class SshFiles(Reply, frozen=True):
+    """``GET /v1/ssh``: what an ssh client needs, as paths."""
+
+    config: str
+    include: str
+    """The line for a configuration of one's own."""
+    identity: str
+    known_hosts: str
 
 
 class StreamTicket(Reply, frozen=True):
@@ -169,6 +208,17 @@ class Leftover(Reply, frozen=True):
     """Why it could not be removed."""
 
 
+class PublishedPort(Reply, frozen=True):
+    """A port of this host that leads into a machine."""
+
+    endpoint: str
+    guest_port: int
+    open: bool
+    """Somebody can connect: the machine runs, and the port was free."""
+    error: str = ""
+    """Why it is not open although the machine runs."""
+
+
 class VMDetail(Reply, frozen=True):
     """``GET /v1/vms/{ref}``: the record and what the host shows right now."""
 
@@ -182,6 +232,7 @@ class VMDetail(Reply, frozen=True):
     work_allocated_bytes: int
     guest_kernel: str = ""
     guest_program: str = ""
+    published: tuple[PublishedPort, ...] = ()
 
 
 class LogChunk(Reply, frozen=True):

@@ -114,7 +114,7 @@ def _print_ports(found: Sequence[VMPorts]) -> None:
 
 
 def _port_row(name: str, port: Port) -> tuple[str, ...]:
-    address = "*" if _EVERYWHERE & set(port.addresses) else ", ".join(port.addresses)
+    address = "*" if _EVERYWHERE & set(port.addresses) else ", ".join(port.addresses) or "-"
     return name, port.protocol, str(port.port), address, port.process or "-", port.endpoint or "not published"
 
 

@@ -1,4 +1,4 @@
-"""``vm set``: other sizes and another network for machines that are stopped."""
+"""``vm set``: other sizes and another network for machines that are stopped, other published ports for any."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import click
 
 from ..api.types import SetVM
 from ..model.errors import BadRequest
+from ..model.forwards import Forward
 from ..model.limits import check_spec
 from ..model.sizes import MIB
-from .machine import size_options
+from .machine import FORWARD, size_options
 from .parameters import json_option, vms_argument
 from .vm_change import change_each
 
@@ -17,6 +18,8 @@ from .vm_change import change_each
 @vms_argument
 @size_options
 @click.option("--nat/--no-nat", default=None, help="With or without a network card that reaches the internet.")
+@click.option("-p", "--publish", type=FORWARD, multiple=True, metavar="[BIND:]HOSTPORT:GUESTPORT", help="Publish a port, also while it runs.")
+@click.option("--unpublish", multiple=True, metavar="[BIND:]HOSTPORT", help="Publish it no more, also while it runs.")
 @json_option
 def set_command(
     refs: tuple[str, ...],
@@ -25,11 +28,21 @@ def set_command(
     disk_size: int | None,
     system_overlay_size: int | None,
     nat: bool | None,
+    publish: tuple[Forward, ...],
+    unpublish: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Change stopped machines. Disks only grow; what they hold stays."""
+    """Change machines; sizes and the network only while they are stopped. Disks only grow; what they hold stays."""
     memory_mib = None if memory is None else memory // MIB
-    request = SetVM(vcpu_count=vcpu, memory_mib=memory_mib, work_disk_bytes=disk_size, system_overlay_bytes=system_overlay_size, nat=nat)
+    request = SetVM(
+        vcpu_count=vcpu,
+        memory_mib=memory_mib,
+        work_disk_bytes=disk_size,
+        system_overlay_bytes=system_overlay_size,
+        nat=nat,
+        publish=publish,
+        unpublish=unpublish,
+    )
     if request == SetVM():
         raise BadRequest("nothing to change", hint="name at least one option, see `banger vm set --help`")
     # Once for all machines; the daemon would say it for each.

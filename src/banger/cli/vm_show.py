@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..api.types import VMDetail
+from ..api.types import PublishedPort, VMDetail
 from ..client import Client
 from ..model.durations import format_duration
 from ..model.names import short_id
@@ -58,6 +58,11 @@ def _stops(record: VMRecord) -> str:
     return ", or ".join(word for word in (ttl, idle) if word)
 
 
+def _published(port: PublishedPort, *, alive: bool) -> str:
+    state = "" if port.open else f" (not open: {port.error or 'unknown'})" if alive else " (while it runs)"
+    return f"{port.endpoint} -> {port.guest_port}{state}"
+
+
 def _fields(detail: VMDetail) -> list[tuple[str, str]]:
     record, spec, runtime = detail.record, detail.record.spec, detail.record.runtime
     process = f"pid {detail.pid}" if detail.alive and detail.pid else ""
@@ -72,6 +77,7 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
         ("network", runtime.network if runtime.network != "none" else "nat" if spec.nat else "none"),
+        ("published", "\n".join(_published(one, alive=detail.alive) for one in detail.published)),
         ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),
         ("guest kernel", detail.guest_kernel),
         ("guest program", detail.guest_program),

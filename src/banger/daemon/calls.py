@@ -19,6 +19,7 @@ from ..model.opid import current_op_id
 from ..model.records import ImageRecord, KernelRecord, VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
+from .access import published_reply, ssh_show, vm_connect, vm_forward, with_endpoints
 from .context import Context
 from .forward import Forward
 from .leases import LeaseHold
@@ -62,6 +63,7 @@ async def vm_show(context: Context, call: Call) -> t.VMDetail:
         work_allocated_bytes=status.work_allocated_bytes,
         guest_kernel=status.hello.kernel if status.hello else "",
         guest_program=status.hello.program if status.hello else "",
+        published=published_reply(context, status.record),
     )
 
 
@@ -84,6 +86,7 @@ async def vm_create(context: Context, call: Call, operation: Operation) -> VMRec
         system_overlay_bytes=body.system_overlay_bytes,
         work_disk_bytes=body.work_disk_bytes,
         nat=body.nat,
+        publish=body.publish,
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
         start=body.start,
@@ -132,6 +135,8 @@ async def vm_set(context: Context, call: Call, operation: Operation) -> VMRecord
         system_overlay_bytes=body.system_overlay_bytes,
         work_disk_bytes=body.work_disk_bytes,
         nat=body.nat,
+        publish=body.publish,
+        unpublish=body.unpublish,
     )
     return await context.machines.change(call.path["ref"], change, report=operation.report)
 
@@ -172,7 +177,7 @@ async def vm_ping(context: Context, call: Call) -> t.VMPing:
 
 async def vm_ports(context: Context, call: Call) -> t.VMPorts:
     record = context.machines.find(call.path["ref"])
-    return ports_reply(record, await context.machines.ports(record.id))
+    return ports_reply(record, with_endpoints(await context.machines.ports(record.id), published_reply(context, record)))
 
 
 async def vm_touch(context: Context, call: Call) -> VMRecord:
@@ -304,12 +309,15 @@ ANSWERS: Final[dict[str, Answer]] = {
     "vm.list": vm_list,
     "vm.show": vm_show,
     "vm.exec": vm_exec,
+    "vm.connect": vm_connect,
+    "vm.forward": vm_forward,
     "vm.stats": vm_stats,
     "vm.health": vm_health,
     "vm.ping": vm_ping,
     "vm.ports": vm_ports,
     "vm.touch": vm_touch,
     "vm.logs": vm_logs,
+    "ssh.show": ssh_show,
     "lease.create": lease_create,
     "image.list": image_list,
     "image.catalog": image_catalog,

@@ -1,10 +1,11 @@
-"""Changing what a machine is while it does not run: a table of steps that is recovered forwards. Disks only grow."""
+"""Changing what a machine is, most of it while it does not run: a table of steps that is recovered forwards. Disks only grow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from ..model.errors import BadRequest, NotStopped
+from ..model.forwards import Forward, check_forwards, without
 from ..model.limits import check_spec
 from ..model.progress import Report
 from ..model.records import VMRecord, VMSpec, VMState
@@ -22,6 +23,10 @@ class Change:
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool | None = None
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host to publish besides."""
+    unpublish: tuple[str, ...] = ()
+    """``[BIND:]HOSTPORT`` of those to take back, before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,9 @@ class SetScratch:
 def check_change(change: Change) -> None:
     """Refuse what can be refused without looking at a machine. Raises BadRequest."""
     if change == Change():
-        raise BadRequest("nothing to change", hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat")
+        raise BadRequest(
+            "nothing to change", hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat, --publish, --unpublish"
+        )
     check_spec(
         vcpu_count=change.vcpu_count,
         memory_mib=change.memory_mib,
@@ -61,7 +68,16 @@ def changed_spec(record: VMRecord, change: Change) -> VMSpec:
         system_overlay_bytes=_grown(record.name, "system-overlay-size", spec.system_overlay_bytes, change.system_overlay_bytes),
         work_disk_bytes=_grown(record.name, "disk-size", spec.work_disk_bytes, change.work_disk_bytes),
         nat=spec.nat if change.nat is None else change.nat,
+        publish=_published(spec.publish, change),
     )
+
+
+def _published(present: tuple[Forward, ...], change: Change) -> tuple[Forward, ...]:
+    for place in change.unpublish:
+        present = without(present, place)
+    wanted = (*present, *(one for one in change.publish if one not in present))
+    check_forwards(wanted)
+    return wanted
 
 
 def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
@@ -73,9 +89,13 @@ def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
     return present if wanted is None else wanted
 
 
-def require_stopped(record: VMRecord, *, runs: bool) -> None:
-    """Raises NotStopped, which names the verb to use, for a machine that runs."""
-    if runs:
+async def check_present(services: Services, record: VMRecord, spec: VMSpec, *, runs: bool) -> None:
+    """Refuse what a machine that runs cannot become: NotStopped, which names the verb to use; what ``check_publish`` raises for ports that are new to it."""
+    if not runs:
+        return
+    held = {one.endpoint for one in record.spec.publish}
+    await services.capabilities.check_publish([one for one in spec.publish if one.endpoint not in held])
+    if replace(spec, publish=()) != replace(record.spec, publish=()):
         raise NotStopped(f"{record.name} is running; what it is made of can only be changed while it is stopped", hint=f"banger vm stop {record.name}")
 
 

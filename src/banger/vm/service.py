@@ -26,7 +26,7 @@ from ..store import Database, ImageTable, Journal, VMTable
 from ..vmm.protocol import Vmm
 from .autostop import AutoStop
 from .capabilities import Capabilities, Finding
-from .change import Change, SetContext, changed_spec, check_change, require_stopped, respecified, set_procedure
+from .change import Change, SetContext, changed_spec, check_change, check_present, respecified, set_procedure
 from .context import Services
 from .create import NewVM, check_new, reserve, resolve_spec
 from .failure import failed_end, failed_start, with_error
@@ -120,7 +120,7 @@ class Machines:
         the row in ``error``; a cancellation leaves nothing. Raises BadRequest, AlreadyExists, NotFound (image), and what starting raises.
         """
         services = self._services
-        check_new(services, new)
+        await check_new(services, new)
         defaults = self.defaults()
         report("resolve_image", new.image or defaults.image)
         bootable, _probe = await check_host(services, new.image or defaults.image, report)
@@ -185,7 +185,7 @@ class Machines:
             spec = changed_spec(record, change)
             if spec == record.spec:
                 return record
-            require_stopped(record, runs=self._ran(record))
+            await check_present(services, record, spec, runs=self._ran(record))
             await services.runner.perform(
                 set_procedure(services),
                 SetContext(vm_id=record.id, uid=record.runtime.vmm_uid, spec=spec),
@@ -295,12 +295,14 @@ class Machines:
         """Settle the journal, adopt or demote running rows, delete machines whose lease has no holder any more; then watch over idle ones."""
         await recover(self._services, self._journal)
         await asyncio.gather(*(self._delete_unheld(record) for record in self.list() if record.remove))
+        await self._services.capabilities.resume(self.list())
         await log_leftovers(self._services)
         self._auto_stop.start()
 
     async def close(self) -> None:
         """Drop the agents' channels; the machines keep running."""
         await self._auto_stop.close()
+        await self._services.capabilities.close()
         lives = list(self._services.live.values())
         watchers = [live.watcher for live in lives if live.watcher is not None]
         for watcher in watchers:
@@ -333,6 +335,7 @@ class Machines:
             log.info("vm already running", extra={"vm_id": record.id, "vm_name": record.name})
             return record
         await check_host(services, record.image_name, report)
+        await services.capabilities.check_publish(record.spec.publish)
         await services.runner.perform(
             start_procedure(services),
             start_context(services, record),

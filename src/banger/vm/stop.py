@@ -137,4 +137,5 @@ class _EndSteps:
 
     async def delete_directory(self, context: EndContext, scratch: EndScratch, report: Report) -> EndContext:
         await asyncio.to_thread(remove_tree, self._services.layout.vm(context.vm_id).root)
+        await self._services.capabilities.forget(context.vm_id)
         return context

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from banger.daemon.access import Access
 from banger.daemon.attach import Opener
 from banger.daemon.context import Context
 from banger.daemon.leases import Leases
@@ -34,7 +35,9 @@ from banger.model.records import ImageRecord, KernelRecord, VMRecord, VMSpec, VM
 from banger.store import Database
 from banger.vm.create import NewVM
 from banger.vm.observe import Health, Port, Usage
+from banger.vm.published import PublishedPorts
 from banger.vm.service import Machines, VMStatus
+from banger.vm.ssh_access import SshAccess
 from banger.vmm.protocol import Vmm
 
 
@@ -403,6 +406,7 @@ async def running(home: Path, prepare: Callable[[FakeMachines, FakeImages], None
             operations=Operations(),
             leases=Leases(cast(Machines, machines), retries=(0.0, 0.0)),
             tokens=tokens,
+            access=Access(SshAccess(layout), PublishedPorts(machines.agent, machines.open_stream, lambda _vm, _why: None)),
         )
 
     daemon = Daemon(layout, compose)
