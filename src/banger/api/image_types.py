@@ -1,4 +1,4 @@
-"""Request and reply types of the routes of images."""
+"""Request and reply types of the routes of images and kernels."""
 
 from __future__ import annotations
 
@@ -95,3 +95,39 @@ class PrunedCache(Reply, frozen=True):
     count: int
     size_bytes: int
     removed: bool
+
+
+class PullKernel(Request, frozen=True):
+    """``POST /v1/kernels``: a kernel of the catalog, or a bundle. ``force``: get it although a kernel of that name is here, which it replaces."""
+
+    name: str
+    bundle: str = ""
+    """Absolute path, or https URL (which needs ``digest``); "" = the catalog's kernel of that name."""
+    digest: str = ""
+    """``sha256:...`` of the bundle."""
+    force: bool = False
+
+
+class ImportKernel(Request, frozen=True):
+    """``POST /v1/kernels/{name}/import``: files of the caller's, as absolute paths. Either ``directory``, which holds them all, or ``vmlinux``."""
+
+    directory: str = ""
+    vmlinux: str = ""
+    modules: str = ""
+    config: str = ""
+    force: bool = False
+
+
+class ExportKernel(Request, frozen=True):
+    """``POST /v1/kernels/{name}/export``: the absolute path of the bundle to write."""
+
+    destination: str
+
+
+class CatalogKernel(Reply, frozen=True):
+    """One kernel that can be pulled by name."""
+
+    name: str
+    description: str
+    source: str
+    pulled: bool

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from ..model.forwards import Forward
 from ..model.records import VMRecord, VMState, WorkspaceRecord
 from .messages import Reply, Request
 
@@ -24,6 +25,7 @@ class CreateVM(Request, frozen=True):
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool = False
+    publish: tuple[Forward, ...] = ()
     ttl: float = 0.0
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
@@ -55,7 +57,7 @@ class KillVM(Request, frozen=True):
 class SetVM(Request, frozen=True):
     """``POST /v1/vms/{ref}/set``: what a machine shall be; what is omitted stays. Sizes are bytes and only grow.
 
-    A machine that runs can change ``ttl``, ``idle`` and, when it was started with a network card, ``nat``; at once.
+    A machine that runs can change its published ports, ``ttl``, ``idle`` and, when it was started with a network card, ``nat``; at once.
     """
 
     vcpu_count: int | None = None
@@ -67,6 +69,10 @@ class SetVM(Request, frozen=True):
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
     """Seconds without use after which it is stopped; 0 = never."""
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host to publish besides."""
+    unpublish: tuple[str, ...] = ()
+    """``[BIND:]HOSTPORT`` of those to take back."""
 
 
 class CollectGarbage(Request, frozen=True):
@@ -77,33 +83,6 @@ class CollectGarbage(Request, frozen=True):
 
 class Empty(Request, frozen=True):
     """A request without a body."""
-
-
-class PullKernel(Request, frozen=True):
-    """``POST /v1/kernels``: a kernel of the catalog, or a bundle. ``force``: get it although a kernel of that name is here, which it replaces."""
-
-    name: str
-    bundle: str = ""
-    """Absolute path, or https URL (which needs ``digest``); "" = the catalog's kernel of that name."""
-    digest: str = ""
-    """``sha256:...`` of the bundle."""
-    force: bool = False
-
-
-class ImportKernel(Request, frozen=True):
-    """``POST /v1/kernels/{name}/import``: files of the caller's, as absolute paths. Either ``directory``, which holds them all, or ``vmlinux``."""
-
-    directory: str = ""
-    vmlinux: str = ""
-    modules: str = ""
-    config: str = ""
-    force: bool = False
-
-
-class ExportKernel(Request, frozen=True):
-    """``POST /v1/kernels/{name}/export``: the absolute path of the bundle to write."""
-
-    destination: str
 
 
 class Exec(Request, frozen=True):
@@ -130,6 +109,36 @@ class SetWorkspace(Request, frozen=True):
     """``POST /v1/vms/{ref}/workspace``: note what was prepared in a machine; null forgets it."""
 
     workspace: WorkspaceRecord | None
+
+
+class ConnectVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/connect``: a TCP port on the machine's loopback address, or the absolute path of a unix socket in it."""
+
+    port: int = 0
+    path: str = ""
+
+
+class ForwardVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/forward``: listen for these; host port 0 = any."""
+
+    forwards: tuple[Forward, ...]
+
+
+class Forwarding(Reply, frozen=True):
+    """Forwards that are open, with their real ports, for as long as a connection to attach.sock that named the token is."""
+
+    token: str
+    forwards: tuple[Forward, ...]
+
+
+class SshFiles(Reply, frozen=True):
+    """``GET /v1/ssh``: what an ssh client needs, as paths."""
+
+    config: str
+    include: str
+    """The line for a configuration of one's own."""
+    identity: str
+    known_hosts: str
 
 
 class StreamTicket(Reply, frozen=True):
@@ -203,6 +212,17 @@ class Leftover(Reply, frozen=True):
     """Why it could not be removed."""
 
 
+class PublishedPort(Reply, frozen=True):
+    """A port of this host that leads into a machine."""
+
+    endpoint: str
+    guest_port: int
+    open: bool
+    """Somebody can connect: the machine runs, and the port was free."""
+    error: str = ""
+    """Why it is not open although the machine runs."""
+
+
 class VMDetail(Reply, frozen=True):
     """``GET /v1/vms/{ref}``: the record and what the host shows right now."""
 
@@ -216,6 +236,7 @@ class VMDetail(Reply, frozen=True):
     work_allocated_bytes: int
     guest_kernel: str = ""
     guest_program: str = ""
+    published: tuple[PublishedPort, ...] = ()
 
 
 class LogChunk(Reply, frozen=True):
@@ -340,15 +361,6 @@ class VMPorts(Reply, frozen=True):
     id: str
     name: str
     ports: tuple[Port, ...]
-
-
-class CatalogKernel(Reply, frozen=True):
-    """One kernel that can be pulled by name."""
-
-    name: str
-    description: str
-    source: str
-    pulled: bool
 
 
 class Check(Reply, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..api.types import CatalogKernel, ExportKernel, ImportKernel, PullKernel
+from ..api.image_types import CatalogKernel, ExportKernel, ImportKernel, PullKernel
 from ..client import Client
 from ..model.errors import BadRequest
 from ..model.records import KernelRecord

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from ..model.durations import parse_duration
+from ..model.forwards import Forward, parse_forward
 from ..model.sizes import parse_size
 from .completion import complete_images
 from .parameters import image_word, vm_name, wait_option
@@ -25,6 +26,18 @@ class _Size(click.ParamType[int]):
 
 
 SIZE: Final = _Size()
+
+
+class _Forward(click.ParamType[Forward]):
+    """``[BIND:]HOSTPORT:GUESTPORT``."""
+
+    name = "forward"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Forward:
+        return value if isinstance(value, Forward) else parse_forward(str(value))
+
+
+FORWARD: Final = _Forward()
 
 
 class _Duration(click.ParamType[float]):
@@ -59,6 +72,9 @@ _MACHINE_OPTIONS: Final = (
     ),
     *_SIZE_OPTIONS,
     click.option("--nat", is_flag=True, help="Give it a network card that reaches the internet."),
+    click.option(
+        "-p", "--publish", type=FORWARD, multiple=True, metavar="[BIND:]HOSTPORT:GUESTPORT", help="Publish a port of it on this host, on 127.0.0.1 unless told."
+    ),
     click.option("--ttl", type=DURATION, default=0.0, show_default="never", help="Stop it so long after its start: 90s, 30m, 2h."),
     click.option("--idle", type=DURATION, help="Stop it when nobody has used it for so long; 0 = never (default: auto_stop_stale_after in config.toml)."),
     wait_option,

@@ -25,6 +25,7 @@ _EPILOG = "Start here: banger vm run --rm -- uname -a"
         "kernel": (".kernel:kernel_group", "Kernels that images boot with."),
         "daemon": (".daemon:daemon", "The daemon behind the commands."),
         "config": (".config:config", "Settings of this instance."),
+        "ssh-config": (".ssh_config:ssh_config", "What makes `ssh NAME.vm` work."),
         "gc": (".gc:gc", "Remove what no machine needs any more."),
         "events": (".events:events", "What happened to machines."),
         "doctor": (".doctor:doctor", "What this host can do and what is missing."),

@@ -118,7 +118,7 @@ def _print_ports(found: Sequence[VMPorts]) -> None:
 
 
 def _port_row(name: str, port: Port) -> tuple[str, ...]:
-    address = "*" if _EVERYWHERE & set(port.addresses) else ", ".join(port.addresses)
+    address = "*" if _EVERYWHERE & set(port.addresses) else ", ".join(port.addresses) or "-"
     answer = "-" if port.http_status is None else f"http {port.http_status}"
     return name, port.protocol, str(port.port), address, port.process or "-", answer, port.endpoint or "not published"
 

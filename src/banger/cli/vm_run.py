@@ -159,6 +159,7 @@ def _request(client: Client, options: dict[str, Any], *, as_json: bool, start: b
         work_disk_bytes=given("disk_size", defaults.work_disk_bytes),
         system_overlay_bytes=given("system_overlay_size", defaults.system_overlay_bytes),
         nat=options["nat"],
+        publish=options["publish"],
         ttl=options["ttl"],
         idle=options["idle"],
         wait=options["wait"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..api.types import VMDetail
+from ..api.types import PublishedPort, VMDetail
 from ..client import Client
 from ..model.durations import format_duration
 from ..model.names import short_id
@@ -82,6 +82,11 @@ def _network(record: VMRecord) -> str:
     return "nat" if nat else "none"
 
 
+def _published(port: PublishedPort, *, alive: bool) -> str:
+    state = "" if port.open else f" (not open: {port.error or 'unknown'})" if alive else " (while it runs)"
+    return f"{port.endpoint} -> {port.guest_port}{state}"
+
+
 def _fields(detail: VMDetail) -> list[tuple[str, str]]:
     record, spec, runtime = detail.record, detail.record.spec, detail.record.runtime
     process = f"pid {detail.pid}" if detail.alive and detail.pid else ""
@@ -96,6 +101,7 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
         ("network", _network(record)),
+        ("published", "\n".join(_published(one, alive=detail.alive) for one in detail.published)),
         ("workspace", f"{runtime.workspace.guest_path} from {runtime.workspace.source_path}" if runtime.workspace else ""),
         ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),
         ("kernel", " ".join(word for word in (runtime.kernel_name, runtime.kernel_version, runtime.kernel_digest[:19]) if word)),

@@ -18,6 +18,7 @@ from ..model.errors import BadRequest
 from ..model.records import VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
+from .access import published_reply, ssh_show, vm_connect, vm_forward, with_endpoints
 from .call import Answer, Call, Work
 from .context import Context
 from .file_calls import FILE_ANSWERS
@@ -53,6 +54,7 @@ async def vm_show(context: Context, call: Call) -> t.VMDetail:
         work_allocated_bytes=status.work_allocated_bytes,
         guest_kernel=status.hello.kernel if status.hello else "",
         guest_program=status.hello.program if status.hello else "",
+        published=published_reply(context, status.record),
     )
 
 
@@ -75,6 +77,7 @@ async def vm_create(context: Context, call: Call, operation: Operation) -> VMRec
         system_overlay_bytes=body.system_overlay_bytes,
         work_disk_bytes=body.work_disk_bytes,
         nat=body.nat,
+        publish=body.publish,
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
         start=body.start,
@@ -125,6 +128,8 @@ async def vm_set(context: Context, call: Call, operation: Operation) -> VMRecord
         nat=body.nat,
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
+        publish=body.publish,
+        unpublish=body.unpublish,
     )
     return await context.machines.change(call.path["ref"], change, report=operation.report)
 
@@ -176,7 +181,7 @@ async def vm_ping(context: Context, call: Call) -> t.VMPing:
 async def vm_ports(context: Context, call: Call) -> t.VMPorts:
     record = context.machines.find(call.path["ref"])
     probe = call.query.get("probe", "1") not in ("0", "false")
-    return ports_reply(record, await context.machines.ports(record.id, probe=probe))
+    return ports_reply(record, with_endpoints(await context.machines.ports(record.id, probe=probe), published_reply(context, record)))
 
 
 async def vm_touch(context: Context, call: Call) -> VMRecord:
@@ -275,12 +280,15 @@ ANSWERS: Final[dict[str, Answer]] = {
     "vm.list": vm_list,
     "vm.show": vm_show,
     "vm.exec": vm_exec,
+    "vm.connect": vm_connect,
+    "vm.forward": vm_forward,
     "vm.stats": vm_stats,
     "vm.health": vm_health,
     "vm.ping": vm_ping,
     "vm.ports": vm_ports,
     "vm.touch": vm_touch,
     "vm.logs": vm_logs,
+    "ssh.show": ssh_show,
     "lease.create": lease_create,
     "operation.show": operation_show,
     "operation.list": operation_list,

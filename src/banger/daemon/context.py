@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..host.paths import Layout
+from .access import Access
 from .attach import Opener
 from .leases import Leases
 from .operations import Operations
@@ -34,3 +35,4 @@ class Context:
     operations: Operations
     leases: Leases
     tokens: Tokens[Opener]
+    access: Access

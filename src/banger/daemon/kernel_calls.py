@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from ..api import image_types as i
 from ..api import types as t
 from ..image import kernel_files
 from ..model.errors import BadRequest
@@ -18,9 +19,9 @@ async def kernel_list(context: Context, call: Call) -> tuple[KernelRecord, ...]:
     return context.kernels.list()
 
 
-async def kernel_catalog(context: Context, call: Call) -> tuple[t.CatalogKernel, ...]:
+async def kernel_catalog(context: Context, call: Call) -> tuple[i.CatalogKernel, ...]:
     return tuple(
-        t.CatalogKernel(name=one.name, description=one.description, source=f"{one.suite}: {one.package}", pulled=context.kernels.has(one.name))
+        i.CatalogKernel(name=one.name, description=one.description, source=f"{one.suite}: {one.package}", pulled=context.kernels.has(one.name))
         for one in context.kernels.catalog()
     )
 
@@ -30,19 +31,19 @@ async def kernel_show(context: Context, call: Call) -> KernelRecord:
 
 
 async def kernel_pull(context: Context, call: Call, operation: Operation) -> KernelRecord:
-    body: t.PullKernel = call.body
+    body: i.PullKernel = call.body
     if body.bundle:
         return await context.kernels.pull_bundle(body.name, body.bundle, body.digest, operation.report, force=body.force)
     return await context.kernels.pull(body.name, operation.report, force=body.force)
 
 
 async def kernel_import(context: Context, call: Call, operation: Operation) -> KernelRecord:
-    body: t.ImportKernel = call.body
+    body: i.ImportKernel = call.body
     return await context.kernels.import_files(call.path["name"], _files(body), operation.report, force=body.force)
 
 
 async def kernel_export(context: Context, call: Call, operation: Operation) -> KernelRecord:
-    body: t.ExportKernel = call.body
+    body: i.ExportKernel = call.body
     return await context.kernels.export(call.path["name"], _absolute(body.destination), operation.report)
 
 
@@ -52,7 +53,7 @@ async def kernel_delete(context: Context, call: Call, operation: Operation) -> t
     return t.Deleted(id=record.id, name=record.name)
 
 
-def _files(body: t.ImportKernel) -> kernel_files.KernelFiles:
+def _files(body: i.ImportKernel) -> kernel_files.KernelFiles:
     if bool(body.directory) == bool(body.vmlinux):
         raise BadRequest("a kernel is imported from a directory or from a vmlinux", hint="banger kernel import NAME --from DIR, or --vmlinux FILE")
     if body.directory:

@@ -112,6 +112,25 @@ class Layout:
         return self.cache / "workspaces"
 
     @property
+    def ssh(self) -> Path:
+        """Keys, pins and configuration of ssh."""
+        return self.state / "ssh"
+
+    @property
+    def ssh_identity(self) -> Path:
+        """The private key that logs in to every machine."""
+        return self.ssh / "id_ed25519"
+
+    @property
+    def ssh_known_hosts(self) -> Path:
+        return self.ssh / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        """What ``banger ssh-config --install`` includes."""
+        return self.ssh / "config"
+
+    @property
     def vms(self) -> Path:
         return self.state / "vms"
 
@@ -158,6 +177,10 @@ class VMLayout:
     @property
     def network_socket(self) -> Path:
         return self.root / "network.sock"
+
+    @property
+    def ssh_host_key(self) -> Path:
+        return self.root / "ssh_host_ed25519_key"
 
     @property
     def network_log(self) -> Path:

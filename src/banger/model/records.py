@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from .forwards import Forward
+
 
 class VMState(StrEnum):
     """Where a VM is in its life. A deleted VM has no row."""
@@ -29,6 +31,8 @@ class VMSpec:
     """It is stopped so long after its start; 0 = never."""
     idle_seconds: float | None = None
     """It is stopped when nobody has used it for so long; 0 = never, None = as the instance's configuration says."""
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host that lead into it while it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +139,8 @@ class VMEvent:
 
     cursor: int
     kind: str
-    """``state`` (the row says something else now), ``booted``, ``stage`` (a step begins), ``failure`` (an operation failed), or, only in answers,
-    ``dropped`` (older events are not kept)."""
+    """``state`` (the row says something else now), ``booted``, ``stage`` (a step begins), ``failure`` (an operation failed, or a port could not be published
+    again), or, only in answers, ``dropped`` (older events are not kept)."""
     at: float = 0.0
     """Seconds since 1970."""
     vm_id: str = ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..model.durations import check_duration
 from ..model.errors import BadRequest, NotStopped
+from ..model.forwards import Forward, check_forwards, without
 from ..model.limits import check_spec
 from ..model.progress import Report
 from ..model.records import VMRecord, VMSpec, VMState
@@ -26,6 +27,10 @@ class Change:
     nat: bool | None = None
     ttl_seconds: float | None = None
     idle_seconds: float | None = None
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host to publish besides."""
+    unpublish: tuple[str, ...] = ()
+    """``[BIND:]HOSTPORT`` of those to take back, before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,10 @@ class SetScratch:
 def check_change(change: Change) -> None:
     """Refuse what can be refused without looking at a machine. Raises BadRequest."""
     if change == Change():
-        raise BadRequest("nothing to change", hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat, --ttl, --idle")
+        raise BadRequest(
+            "nothing to change",
+            hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat, --ttl, --idle, --publish, --unpublish",
+        )
     check_spec(
         vcpu_count=change.vcpu_count,
         memory_mib=change.memory_mib,
@@ -69,7 +77,16 @@ def changed_spec(record: VMRecord, change: Change) -> VMSpec:
         nat=spec.nat if change.nat is None else change.nat,
         ttl_seconds=spec.ttl_seconds if change.ttl_seconds is None else change.ttl_seconds,
         idle_seconds=spec.idle_seconds if change.idle_seconds is None else change.idle_seconds,
+        publish=_published(spec.publish, change),
     )
+
+
+def _published(present: tuple[Forward, ...], change: Change) -> tuple[Forward, ...]:
+    for place in change.unpublish:
+        present = without(present, place)
+    wanted = (*present, *(one for one in change.publish if one not in present))
+    check_forwards(wanted)
+    return wanted
 
 
 def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
@@ -81,9 +98,11 @@ def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
     return present if wanted is None else wanted
 
 
-def require_live_change(record: VMRecord, spec: VMSpec, machine: Machine | None) -> None:
-    """Raises NotStopped, which names the verbs to use, when a machine that runs has to be stopped for this change."""
-    live = replace(record.spec, nat=spec.nat, ttl_seconds=spec.ttl_seconds, idle_seconds=spec.idle_seconds)
+async def check_live_change(services: Services, record: VMRecord, spec: VMSpec, machine: Machine | None) -> None:
+    """Refuse what a machine that runs cannot become: NotStopped, which names the verbs to use; what ``check_publish`` raises for ports that are new to it."""
+    held = {one.endpoint for one in record.spec.publish}
+    await services.capabilities.check_publish([one for one in spec.publish if one.endpoint not in held])
+    live = replace(record.spec, nat=spec.nat, ttl_seconds=spec.ttl_seconds, idle_seconds=spec.idle_seconds, publish=spec.publish)
     if live != spec:
         raise NotStopped(f"{record.name} is running; what it is made of can only be changed while it is stopped", hint=f"banger vm stop {record.name}")
     if spec.nat == record.spec.nat:

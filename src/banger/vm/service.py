@@ -22,7 +22,7 @@ from ..store import Database, ImageTable, Journal, VMTable
 from ..vmm.protocol import Vmm
 from .autostop import AutoStop, CarryOut, carry_out_unseen
 from .capabilities import Capabilities
-from .change import Change, SetContext, changed_spec, check_change, require_live_change, respecified, set_procedure
+from .change import Change, SetContext, changed_spec, check_change, check_live_change, respecified, set_procedure
 from .cleanup import end_machine
 from .context import Services
 from .create import NewVM, check_new, reserve, resolve_spec
@@ -115,7 +115,7 @@ class Machines(MachineViews):
         the row in ``error``; a cancellation leaves nothing. Raises BadRequest, AlreadyExists, NotFound (image), and what starting raises.
         """
         services = self._services
-        check_new(services, new)
+        await check_new(services, new)
         defaults = self.defaults()
         report("resolve_image", new.image or defaults.image)
         ground = await check_host(services, new.image or defaults.image, report)
@@ -188,7 +188,7 @@ class Machines(MachineViews):
                 return record
             if self._ran(record):
                 live = services.live.get(record.id)
-                require_live_change(record, spec, live.machine if live is not None else None)
+                await check_live_change(services, record, spec, live.machine if live is not None else None)
             await services.runner.perform(
                 set_procedure(services),
                 SetContext(vm_id=record.id, uid=record.runtime.vmm_uid, spec=spec),
@@ -241,12 +241,14 @@ class Machines(MachineViews):
         """Settle the journal, adopt or demote running rows, delete machines whose lease has no holder any more; then watch over idle ones."""
         await recover(self._services, self._journal)
         await asyncio.gather(*(self._delete_unheld(record) for record in self.list() if record.remove))
+        await self._services.capabilities.resume(self.list())
         await log_leftovers(self._services)
         self._auto_stop.start()
 
     async def close(self) -> None:
         """Drop the agents' channels; the machines keep running."""
         await self._auto_stop.close()
+        await self._services.capabilities.close()
         lives = list(self._services.live.values())
         watchers = [live.watcher for live in lives if live.watcher is not None]
         for watcher in watchers:
@@ -297,6 +299,7 @@ class Machines(MachineViews):
             log.info("vm already running", extra={"vm_id": record.id, "vm_name": record.name})
             return record
         ground = ground or await services.runner.interrupts.run(record.id, check_host(services, record.image_id, report))
+        await services.capabilities.check_publish(record.spec.publish)
         services.image_table.touch(record.image_id, time.time())
         await services.runner.perform(
             start_procedure(services, ground),

@@ -224,14 +224,14 @@ class _StartSteps:
 
     async def configure_guest(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
         record = _need(scratch.record)
-        part = self._services.capabilities.contribute_guest(record)
+        part = await self._services.capabilities.contribute_guest(record)
         configuration = _configuration(record, self._services.root_disk.root_mode, _need(scratch.attachment), part)
         await self._while_alive(context, scratch, _need(scratch.agent).configure(configuration), "become ready")
         scratch.ready_seconds = time.monotonic() - scratch.launched_at
         return context
 
     async def act_after_start(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
-        await self._services.capabilities.post_start(_need(scratch.record))
+        await self._services.capabilities.post_start(_need(scratch.record), _need(scratch.agent))
         return context
 
     async def _while_alive(self, context: StartContext, scratch: StartScratch, waiting: Awaitable[Result], what: str) -> Result:

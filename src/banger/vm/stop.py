@@ -163,4 +163,5 @@ class _EndSteps:
 
     async def delete_directory(self, context: EndContext, scratch: EndScratch, report: Report) -> EndContext:
         await remove_directory(self._services, context.vm_id)
+        await self._services.capabilities.forget(context.vm_id)
         return context

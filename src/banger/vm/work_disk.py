@@ -35,7 +35,7 @@ class WorkDisk:
     def contribute_machine(self, record: VMRecord) -> tuple[Disk, ...]:
         return (Disk(serial="work", path=self._layout.vm(record.id).work_disk, read_only=False),)
 
-    def contribute_guest(self, record: VMRecord) -> GuestPart:
+    async def contribute_guest(self, record: VMRecord) -> GuestPart:
         return GuestPart(files=self._files, work_disk=True)
 
     async def apply_change(self, before: VMRecord, after: VMRecord) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from banger.daemon.access import Access
 from banger.daemon.attach import Opener
 from banger.daemon.context import Context
 from banger.daemon.leases import Leases
@@ -37,7 +38,9 @@ from banger.model.records import ImageConfig, ImageRecord, KernelRecord, VMRecor
 from banger.store import Database
 from banger.vm.create import NewVM
 from banger.vm.observe import Health, Port, Usage
+from banger.vm.published import PublishedPorts
 from banger.vm.service import Machines
+from banger.vm.ssh_access import SshAccess
 from banger.vm.views import VMStatus
 from banger.vmm.protocol import Vmm
 
@@ -423,6 +426,7 @@ async def running(home: Path, prepare: Callable[[FakeMachines, FakeImages], None
             operations=Operations(),
             leases=Leases(cast(Machines, machines), retries=(0.0, 0.0)),
             tokens=tokens,
+            access=Access(SshAccess(layout), PublishedPorts(machines.agent, machines.open_stream, lambda _vm, _why: None)),
         )
 
     daemon = Daemon(layout, compose)
