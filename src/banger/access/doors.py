@@ -107,7 +107,8 @@ class Doors:
             return
         task = asyncio.create_task(self._carry(door.forward.guest_port, reader, writer), name=f"forward {door.forward}")
         door.connections.add(task)
-        task.add_done_callback(door.connections.discard)
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        task.add_done_callback(lambda ended: _end(door, writer, ended))
 
     async def _carry(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._arrive()
@@ -120,8 +121,6 @@ class Doors:
         except Exception:
             log.exception("a forwarded connection failed", extra={"port": port})
         finally:
-            if not writer.is_closing():
-                writer.transport.abort()
             self._leave()
 
     def _arrive(self) -> None:
@@ -144,3 +143,9 @@ class Doors:
         if self._release is not None:
             release, self._release = self._release, None
             release()
+
+
+def _end(door: Door, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+    door.connections.discard(task)
+    if not writer.is_closing():
+        writer.transport.abort()

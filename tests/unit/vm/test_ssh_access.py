@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -122,6 +123,8 @@ async def instance(tmp_path: Path) -> AsyncIterator[Accessible]:
     instance = Accessible(tmp_path / "i")
     yield instance
     await instance.machines.close()
+    for _ in range(10):  # connections that were just accepted get their end
+        await asyncio.sleep(0)
     await instance.world.close()
     instance.database.close()
 
