@@ -20,7 +20,9 @@ from banger.guest.agent import Agent
 from banger.host.paths import VMLayout
 from banger.storage.overlay import OverlayDisk
 from banger.storage.workdisk import prepare_work_disk
+from bench.forward import forward
 from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, spec_like_the_default
+from bench.images import images
 from bench.lifecycle import creates, ends, idle, recovery
 from bench.samples import Finding, interleaved, median, seconds
 from bench.workspace import workspace
@@ -202,4 +204,6 @@ MEASURES: Final[dict[str, Measure]] = {
     "idle": idle,
     "ends": ends,
     "workspace": workspace,
+    "images": images,
+    "forward": forward,
 }

@@ -17,27 +17,21 @@
 #include "channel.h"
 #include "operations.h"
 #include "program.h"
+#include "sink.h"
 
 enum {
-    LARGE_PIPE = 256 * 1024,
     TERMINAL_REST = 1024 * 1024, /* at most so much is read from a terminal after its process has ended */
     KIND_EXITED = 0,
     KIND_KILLED = 1,
     KIND_NOT_STARTED = 2,
 };
 
-/* Bytes of channel 0 that the process has not taken yet: `start` to `end`. Credit keeps them within WINDOW. */
-struct backlog {
-    uint8_t *bytes;
-    size_t start, end, size;
-};
-
 struct exec {
     struct stream *stream;
     struct process process;
-    struct watch status, input;
-    struct backlog backlog;
-    bool tty, has_input, large_input, runs, ended;
+    struct watch status;
+    struct sink input; /* its descriptor is ours; -1 once it is closed */
+    bool tty, runs, ended;
     int wait_status;
 };
 
@@ -58,116 +52,31 @@ static void hang_up(struct exec *exec)
 
 /* ---- channel 0 ---- */
 
-static void input_close(struct exec *exec)
+static void input_ended(struct sink *sink, int error)
 {
-    exec->has_input = false;
-    loop_watch(&exec->input, 0);
-    stream_consumed(exec->stream, exec->backlog.end - exec->backlog.start);
-    free(exec->backlog.bytes);
-    exec->backlog = (struct backlog){0};
+    struct exec *exec = (struct exec *)((char *)sink - offsetof(struct exec, input));
+    if (error && error != EPIPE && error != EIO)
+        complain("input of process %d: %s", exec->process.pid, strerror(error));
     if (!exec->tty) { /* a terminal's master is needed until the end */
-        close(exec->input.fd);
-        exec->input.fd = -1;
+        close(sink->watch.fd);
+        sink->watch.fd = -1;
     }
-}
-
-/* How much the process takes now; -1 when it takes no more for ever. */
-static ssize_t input_write(struct exec *exec, const uint8_t *bytes, size_t size)
-{
-    ssize_t done = write(exec->input.fd, bytes, size);
-    if (done < 0)
-        done = errno == EAGAIN || errno == EINTR ? 0 : -1;
-    if (done >= 0 && (size_t)done < size && !exec->large_input && !exec->tty) {
-        exec->large_input = true;
-        fcntl(exec->input.fd, F_SETPIPE_SZ, LARGE_PIPE);
-    }
-    return done;
-}
-
-static bool backlog_add(struct backlog *backlog, const uint8_t *bytes, size_t size)
-{
-    if (backlog->size - backlog->end < size && backlog->start) {
-        memmove(backlog->bytes, backlog->bytes + backlog->start, backlog->end - backlog->start);
-        backlog->end -= backlog->start;
-        backlog->start = 0;
-    }
-    if (backlog->size - backlog->end < size) {
-        size_t larger = backlog->end + size + FRAME_PAYLOAD_MAX;
-        uint8_t *moved = realloc(backlog->bytes, larger);
-        if (!moved)
-            return false;
-        backlog->bytes = moved;
-        backlog->size = larger;
-    }
-    memcpy(backlog->bytes + backlog->end, bytes, size);
-    backlog->end += size;
-    return true;
-}
-
-/* Writes the backlog; closes the input when that was the last of it. */
-static void input_flush(struct exec *exec)
-{
-    struct backlog *backlog = &exec->backlog;
-    if (backlog->start < backlog->end) {
-        ssize_t done = input_write(exec, backlog->bytes + backlog->start, backlog->end - backlog->start);
-        if (done < 0) {
-            input_close(exec);
-            return;
-        }
-        backlog->start += (size_t)done;
-        stream_consumed(exec->stream, (size_t)done);
-    }
-    if (backlog->start == backlog->end) {
-        if (exec->stream->data_ended) {
-            input_close(exec);
-            return;
-        }
-        free(backlog->bytes);
-        *backlog = (struct backlog){0};
-    }
-    if (!loop_watch(&exec->input, backlog->bytes ? EPOLLOUT : 0))
-        input_close(exec);
-}
-
-static void input_ready(struct watch *watch)
-{
-    input_flush((struct exec *)((char *)watch - offsetof(struct exec, input)));
 }
 
 static void exec_data(struct stream *stream, const uint8_t *bytes, size_t size)
 {
     struct exec *exec = stream->state;
-    size_t done = 0;
-    if (exec->has_input && !exec->backlog.bytes && size) {
-        ssize_t taken = input_write(exec, bytes, size);
-        if (taken < 0)
-            input_close(exec);
-        else
-            done = (size_t)taken;
-    }
-    if (!exec->has_input)
-        done = size;
-    stream_consumed(stream, done);
-    if (done == size)
-        return;
-    if (!backlog_add(&exec->backlog, bytes + done, size - done)) {
-        complain("out of memory for the input of process %d", exec->process.pid);
-        input_close(exec);
-    } else if (!loop_watch(&exec->input, EPOLLOUT)) {
-        input_close(exec);
-    }
+    sink_put(&exec->input, bytes, size);
 }
 
 /* A terminal has no end; its end-of-file character says the same to whoever reads it. */
 static void exec_data_end(struct stream *stream)
 {
     struct exec *exec = stream->state;
-    if (!exec->has_input)
-        return;
     struct termios modes;
-    if (exec->tty && tcgetattr(exec->input.fd, &modes) == 0)
-        backlog_add(&exec->backlog, &modes.c_cc[VEOF], 1);
-    input_flush(exec);
+    if (exec->input.open && exec->tty && tcgetattr(exec->input.watch.fd, &modes) == 0)
+        sink_append(&exec->input, &modes.c_cc[VEOF], 1);
+    sink_flush(&exec->input);
 }
 
 /* ---- beginning and end ---- */
@@ -197,9 +106,10 @@ static void finish_if_over(struct exec *exec)
 
 static void exec_source_ended(struct stream *stream, uint8_t channel, int error)
 {
-    (void)channel;
-    if (error)
+    if (error) {
         complain("output of process %d: %s", stream->pid, strerror(error));
+        channel_send(FRAME_EOF, channel, stream->id, NULL, 0);
+    }
     finish_if_over(stream->state);
 }
 
@@ -297,7 +207,7 @@ static void exec_open(struct stream *stream, struct fields *request)
         stream_error(stream, exec ? code : "io", "%s", exec ? failure() : "out of memory");
         return;
     }
-    *exec = (struct exec){.stream = stream, .tty = plan.tty, .has_input = plan.has_input || plan.tty};
+    *exec = (struct exec){.stream = stream, .tty = plan.tty};
     bool spawned = spawn(&plan, &exec->process);
     int error = errno;
     plan_free(&plan);
@@ -309,7 +219,7 @@ static void exec_open(struct stream *stream, struct fields *request)
     stream->state = exec;
     stream->pid = exec->process.pid;
     exec->status = (struct watch){.fd = exec->process.status, .ready = status_ready};
-    exec->input = (struct watch){.fd = exec->process.input, .ready = input_ready};
+    sink_start(&exec->input, stream, exec->process.input, false, input_ended);
     if (!loop_watch(&exec->status, EPOLLIN)) {
         hang_up(exec);
         stream_error(stream, "io", "epoll refuses another descriptor");
@@ -330,7 +240,7 @@ static void exec_control(struct stream *stream, struct fields *request)
         send_signal(exec, (int)number);
     struct winsize size = {.ws_row = (uint16_t)rows, .ws_col = (uint16_t)columns};
     if (exec->tty && rows && columns)
-        ioctl(exec->input.fd, TIOCSWINSZ, &size);
+        ioctl(exec->input.watch.fd, TIOCSWINSZ, &size);
 }
 
 static void exec_cancel(struct stream *stream)
@@ -344,12 +254,11 @@ static void exec_release(struct stream *stream)
     if (!exec)
         return;
     loop_watch(&exec->status, 0);
-    loop_watch(&exec->input, 0);
-    const int descriptors[] = {exec->status.fd, exec->input.fd, exec->process.output, exec->process.error};
+    sink_stop(&exec->input);
+    const int descriptors[] = {exec->status.fd, exec->input.watch.fd, exec->process.output, exec->process.error};
     for (size_t i = 0; i < sizeof descriptors / sizeof *descriptors; i++)
         if (descriptors[i] >= 0)
             close(descriptors[i]);
-    free(exec->backlog.bytes);
     free(exec);
 }
 

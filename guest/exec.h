@@ -15,7 +15,7 @@ struct plan {
     char **environment; /* complete */
     char *directory;    /* "" = the user's home */
     struct user user;
-    bool tty, has_input;
+    bool tty, has_input, make_directory;
     uint16_t rows, columns;
 };
 

@@ -110,6 +110,15 @@ bool identity_set_nameservers(char **addresses)
     return used == 0 || put_text_file("/etc/resolv.conf", text);
 }
 
+/* Container images often have none, and no init that would make it. */
+static bool make_tmp(void)
+{
+    char tmp[PATH_MAX];
+    if (!rooted("/tmp", tmp, sizeof tmp) || (mkdir(tmp, 0700) == 0 ? chmod(tmp, 01777) < 0 : errno != EEXIST)) /* past the umask */
+        return failed("make /tmp: %m");
+    return true;
+}
+
 /* Debian's own rule is "D /tmp", which empties it at boot; a file of the same name in /run wins over it. */
 bool identity_keep_tmp(void)
 {
@@ -119,5 +128,5 @@ bool identity_keep_tmp(void)
     if (!rooted("/run/systemd/system/tmp.mount", link, sizeof link) || !make_directories(link, &DIRECTORY, false) ||
         (symlink("/dev/null", link) < 0 && errno != EEXIST))
         return failed("mask tmp.mount: %m");
-    return true;
+    return make_tmp();
 }

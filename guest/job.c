@@ -13,7 +13,7 @@
 #include "operations.h"
 #include "program.h"
 
-enum { ID = 24, OUTPUT_LIMIT = 25, OUTPUT_LIMIT_MAX = 64 * 1024 * 1024 };
+enum { OUTPUT_LIMIT = 31, OUTPUT_LIMIT_MAX = 64 * 1024 * 1024 };
 
 /* A supervisor. Its place is free when `id` is "". */
 struct job {
@@ -40,7 +40,7 @@ bool job_is_running(const char *id)
 
 bool job_take_id(struct fields *request, char id[JOB_ID_MAX + 1])
 {
-    struct bytes value = fields_bytes(request, ID);
+    struct bytes value = fields_bytes(request, JOB_REQUESTED);
     if (!value.size || value.size > JOB_ID_MAX)
         return false;
     memcpy(id, value.at, value.size);

@@ -14,6 +14,9 @@
 
 enum { JOB_ID_MAX = 64, JOBS_MAX = 256 };
 
+/* Field of every request about one job: its id. */
+enum { JOB_REQUESTED = 30 };
+
 /* Fields of a job, in its files and in RESULT of job_list. */
 enum {
     JOB_ID = 1,

@@ -93,7 +93,7 @@ static void job_list_open(struct stream *stream, struct fields *request)
 {
     static char id[JOB_ID_MAX + 1];
     id[0] = 0;
-    if (fields_has(request, 24) && !job_take_id(request, id))
+    if (fields_has(request, JOB_REQUESTED) && !job_take_id(request, id))
         stream_error(stream, "bad_request", "malformed job id");
     else
         worker_open(stream, list_jobs, id, 0);

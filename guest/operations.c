@@ -3,8 +3,8 @@
 
 static const struct operation *const operations[] = {
     &configure_operation, &exec_operation,     &read_operation, &write_operation, &listeners_operation,
-    &stats_operation,     &shutdown_operation, &time_operation, &sync_operation,
-    &unpack_operation, &pack_operation, &stat_operation, &user_operation,
+    &stats_operation,     &shutdown_operation, &time_operation, &sync_operation,  &connect_operation,
+    &unpack_operation,    &pack_operation,     &stat_operation, &user_operation,
     &job_start_operation, &job_list_operation, &job_signal_operation, &job_output_operation,
 };
 

@@ -21,6 +21,7 @@ extern const struct operation job_start_operation;  /* job.c */
 extern const struct operation job_signal_operation; /* job.c */
 extern const struct operation job_list_operation;   /* job_report.c */
 extern const struct operation job_output_operation; /* job_report.c */
+extern const struct operation connect_operation;   /* connect.c */
 
 /* NULL when there is no operation of that number. */
 const struct operation *operation_find(uint32_t number);

@@ -15,6 +15,7 @@ enum {
     ROWS = 21,
     COLUMNS = 22,
     INPUT = 23,
+    MAKE_DIRECTORY = 24,
     LOGIN_VARIABLES = 7,
 };
 
@@ -120,6 +121,7 @@ bool plan_make(struct plan *plan, struct fields *request, const char **code)
     memset(plan, 0, sizeof *plan);
     plan->tty = fields_u8(request, TTY, 0);
     plan->has_input = fields_u8(request, INPUT, 0);
+    plan->make_directory = fields_u8(request, MAKE_DIRECTORY, 0);
     plan->rows = (uint16_t)fields_u32(request, ROWS, 0);
     plan->columns = (uint16_t)fields_u32(request, COLUMNS, 0);
     *code = "no_user";

@@ -118,6 +118,8 @@ static void __attribute__((noreturn)) child(const struct plan *plan, const struc
     if (plan->tty && ioctl(0, TIOCSCTTY, 0) < 0)
         give_up(ends->status, "controlling terminal");
     become_ordinary();
+    if (plan->make_directory) /* without success chdir says why */
+        make_directories(plan->directory, &(struct attributes){.mode = 0755}, true);
     become_user(&plan->user, ends->status);
     enter_directory(plan, ends->status);
     execute(plan, ends->status);

@@ -98,6 +98,10 @@ static const char *code_of(int error)
     case EDQUOT:
     case EFBIG:
         return "no_space";
+    case ECONNREFUSED:
+        return "refused";
+    case ETIMEDOUT:
+        return "timed_out";
     case EINVAL:
     case ENAMETOOLONG:
         return "bad_request";
@@ -188,7 +192,8 @@ static void source_end(struct source *source, int error)
 {
     struct stream *stream = source->stream;
     source_stop(source);
-    channel_send(FRAME_EOF, source->channel, stream->id, NULL, 0);
+    if (!error)
+        channel_send(FRAME_EOF, source->channel, stream->id, NULL, 0);
     stream->operation->source_ended(stream, source->channel, error);
 }
 

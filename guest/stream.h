@@ -31,7 +31,7 @@ struct operation {
     void (*control)(struct stream *stream, struct fields *request);
     /* The process stream->pid has ended with this wait status. */
     void (*reaped)(struct stream *stream, int status);
-    /* Channel 1 or 2 has ended (EOF is sent already); `error` is an errno or 0. */
+    /* Channel 1 or 2 has ended: EOF is sent already, or `error` is an errno. */
     void (*source_ended)(struct stream *stream, uint8_t channel, int error);
     /* The host wants no more: stop what runs. `release` follows. */
     void (*cancel)(struct stream *stream);

@@ -106,11 +106,36 @@ static void find_groups(struct user *user)
     free(database);
 }
 
-bool user_find(const char *name, struct user *user)
+/* A group by name or number. A number need not be in /etc/group. */
+static bool find_group(const char *name, gid_t *gid)
 {
+    char *database = read_database("/etc/group"), *rest = database;
+    bool found = false;
+    while (rest && !found) {
+        char *columns[COLUMNS_MAX];
+        found = split(strsep(&rest, "\n"), columns) >= 4 && strcmp(columns[0], name) == 0 && parse_id(columns[2], gid);
+    }
+    free(database);
+    return found || parse_id(name, gid);
+}
+
+bool user_find(const char *words, struct user *user)
+{
+    char name[255];
+    size_t length = strcspn(words, ":");
     memset(user, 0, sizeof *user);
-    if (!find_in_passwd(name, user) && !make_up(name, user))
+    if (length >= sizeof name)
         return false;
+    memcpy(name, words, length);
+    name[length] = 0;
+    if (!find_in_passwd(length ? name : "root", user) && !make_up(length ? name : "root", user))
+        return false;
+    if (words[length] && words[length + 1]) {
+        user->group_count = 1; /* as containers do: this group alone */
+        bool found = find_group(words + length + 1, &user->gid);
+        user->groups[0] = user->gid;
+        return found;
+    }
     find_groups(user);
     return true;
 }

@@ -16,7 +16,7 @@ struct user {
     size_t group_count;
 };
 
-/* By name or number. A number (and root) need not be in /etc/passwd. False when there is no such user. */
-bool user_find(const char *name, struct user *user);
+/* By name or number, perhaps with a group: `user:group`. Numbers (and root) need not be in /etc/passwd or /etc/group. False when there is no such user. */
+bool user_find(const char *words, struct user *user);
 
 #endif

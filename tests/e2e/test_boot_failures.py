@@ -86,6 +86,15 @@ def test_vmm_dies_during_the_boot_with_rm(instance: Instance) -> None:
     wait_until(lambda: not oracle.leftovers(instance), "nothing is left", 20)
 
 
+def test_a_frozen_boot_does_not_keep_a_deletion_waiting(instance: Instance) -> None:
+    with instance.started("vm", "run", "--name", "stiff", "--", "true") as client:
+        os.kill(wait_for_vmm(instance), signal.SIGSTOP)
+        instance.ok("vm", "delete", "stiff", timeout=40)
+        _, err = client.communicate(timeout=40)
+    assert (client.returncode, b"stiff was deleted by another command" in err) == (125, True)
+    assert oracle.leftovers(instance) == []
+
+
 def test_hello_that_never_comes(instance: Instance) -> None:
     """The VMM is frozen before the guest can speak: the wait is bounded, and the machine is kept for inspection unless --rm."""
     with instance.started("vm", "run", "--name", "mute", "--", "true") as kept:

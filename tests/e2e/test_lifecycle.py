@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +134,43 @@ def test_kill_is_quick_and_leaves_disks(instance: Instance, kept: str) -> None:
     assert (shown["record"]["state"], shown["alive"], shown["pid"]) == ("stopped", False, None)
     instance.ok("vm", "start", kept)
     assert instance.ok("vm", "exec", kept, "--", "cat", "/root/file") == "safe\n"
+
+
+def test_a_frozen_machine_is_killed_although_a_stop_waits_for_it(instance: Instance, kept: str) -> None:
+    os.kill(instance.json("vm", "show", kept)["pid"], signal.SIGSTOP)
+    with instance.started("vm", "stop", "--timeout", "900", kept) as stop:
+        wait_until(lambda: any(row["kind"] == "vm.stop" and row["step"] == 0 for row in instance.rows("journal")), "the stop waits")
+        instance.ok("vm", "kill", "--signal", "9", kept, timeout=60)
+        _, err = stop.communicate(timeout=60)
+    assert (stop.returncode, b"was killed by another command" in err) == (1, True)
+    shown = instance.json("vm", "show", kept)["record"]
+    assert (shown["state"], shown["runtime"]["last_stop_reason"]) == ("stopped", "by `vm kill` with SIGKILL")
+    instance.ok("vm", "start", kept)
+
+
+@pytest.mark.root
+def test_a_machine_whose_disk_the_host_cannot_hold_is_paused_and_goes_on(sibling: Instance, tmp_path: Path) -> None:
+    vms, image, filler = sibling.state / "vms", tmp_path / "small.img", sibling.state / "vms" / "filler"
+    vms.mkdir(mode=0o700)
+    image.touch()
+    os.truncate(image, 128 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, vms], check=True)
+    try:
+        vms.chmod(0o700)
+        (vms / "lost+found").rmdir()
+        sibling.ok("vm", "run", "-d", "--name", "box", "--disk-size", "1G", "--system-overlay-size", "1G")
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(vms).free - (4 << 20))
+        write = ("dd", "if=/dev/urandom", "of=/root/file", "bs=1M", "count=16", "conv=fsync", "status=none")
+        with sibling.started("vm", "exec", "box", "--", *write) as writing:
+            wait_until(lambda: "the disk of this host is full" in sibling.run("vm", "health", "box").err, "it is paused", 90)
+            filler.unlink()
+            assert (writing.wait(90), sibling.run("vm", "health", "box").status) == (0, 0)
+        sibling.ok("vm", "delete", "box")
+    finally:
+        sibling.delete_everything()
+        subprocess.run(["umount", vms], check=True)
 
 
 def test_created_then_started_then_stopped_twice(instance: Instance) -> None:

@@ -170,3 +170,47 @@ def test_names_resolve_as_on_the_host(instance: Instance, online: str) -> None:
 def test_the_card_survives_stop_and_start(instance: Instance, online: str) -> None:
     instance.ok("vm", "restart", online)
     assert gateway(instance, online)
+
+
+def cards(instance: Instance, name: str) -> list[str]:
+    return instance.ok("vm", "exec", name, "--", "ls", "/sys/class/net").split()
+
+
+def shown_network(instance: Instance, name: str) -> str:
+    return next(line.split(None, 1)[1] for line in instance.ok("vm", "show", name).splitlines() if line.startswith("network "))
+
+
+def test_the_network_of_a_running_machine_is_cut_and_restored(instance: Instance, online: str) -> None:
+    address = host_address()
+    if address is None:
+        pytest.skip("this host has no address but loopback")
+    with listening(address) as listener:
+
+        def connects() -> bool:
+            return guest_connects(instance, online, address, listener.port) == "greetings"
+
+        before = instance.json("vm", "show", online)["pid"]
+        assert connects()
+        instance.ok("vm", "set", online, "--no-nat")
+        assert not connects()
+        assert shown_network(instance, online).endswith(", cut off (--no-nat)")
+        instance.ok("daemon", "stop")
+        assert not connects(), "the next daemon leaves it cut off"
+        assert listener.visits == 1
+        instance.ok("vm", "set", online, "--nat")
+        assert connects(), "the card kept its address, its route and its helper"
+        assert "cut off" not in shown_network(instance, online)
+        assert instance.json("vm", "show", online)["pid"] == before
+
+
+def test_what_was_set_while_it_ran_holds_for_the_next_start(instance: Instance, online: str) -> None:
+    instance.ok("vm", "set", online, "--no-nat")
+    instance.ok("vm", "restart", online)
+    assert cards(instance, online) == ["lo"]
+    refused = instance.run("vm", "set", online, "--nat")
+    assert (refused.status, "was started without a network card" in refused.err) == (1, True)
+    assert f"hint: banger vm stop {online}; banger vm set {online} --nat; banger vm start {online}" in refused.err
+    for words in (("stop", online), ("set", online, "--nat"), ("start", online)):
+        instance.ok("vm", *words)
+    assert len(cards(instance, online)) == 2
+    assert gateway(instance, online)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -14,16 +15,26 @@ from tests.e2e.instance import Instance, wait_until
 pytestmark = pytest.mark.timeout(200)
 
 LISTEN = """
-import socket, time
-servers = [socket.create_server(("0.0.0.0", 8080)), socket.create_server(("::", 8080), family=socket.AF_INET6)]
+import http.server, socket, threading
+class Dual(http.server.ThreadingHTTPServer):
+    def __init__(self, family, host):
+        self.address_family = family
+        super().__init__((host, 8080), http.server.SimpleHTTPRequestHandler)
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
+silent = socket.create_server(("127.0.0.1", 8081))
+servers = [Dual(socket.AF_INET, "0.0.0.0"), Dual(socket.AF_INET6, "::")]
 print("up", flush=True)
-time.sleep(60)
+threading.Thread(target=servers[1].serve_forever, daemon=True).start()
+servers[0].serve_forever()
 """
 
 
 @contextmanager
 def listener(instance: Instance, box: str) -> Iterator[None]:
-    """A program in the machine that listens on port 8080 of IPv4 and IPv6."""
+    """A program in the machine that serves HTTP on port 8080 of IPv4 and IPv6, and listens without a word on 8081."""
     with instance.started("vm", "exec", "-n", box, "--", "python3", "-c", LISTEN) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
@@ -62,11 +73,19 @@ def test_health_and_ping(instance: Instance, box: str) -> None:
 
 
 def test_ports(instance: Instance, box: str) -> None:
+    def ports(*options: str) -> dict[int, dict[str, Any]]:
+        return {port["port"]: port for port in instance.json("vm", "ports", box, *options)[0]["result"]["ports"]}
+
     with listener(instance, box):
-        (found,) = [port for port in instance.json("vm", "ports", box)[0]["result"]["ports"] if port["port"] == 8080]
+        wait_until(lambda: ports()[8080]["http_status"] == 200, "the server answers within a second")
+        found, silent = (one := ports())[8080], one[8081]
         assert (found["protocol"], found["process"], found["endpoint"]) == ("tcp", "python3", "")
         assert set(found["addresses"]) == {"0.0.0.0", "::"}
-        assert any(line.split()[1:] == ["tcp", "8080", "*", "python3", "not", "published"] for line in instance.ok("vm", "ports", box).splitlines())
+        assert (silent["addresses"], silent["http_status"]) == (["127.0.0.1"], None)
+        assert any(
+            line.split()[1:] == ["tcp", "8080", "*", "python3", "http", "200", "not", "published"] for line in instance.ok("vm", "ports", box).splitlines()
+        )
+        assert {port["http_status"] for port in ports("--no-probe").values()} == {None}
 
 
 def test_an_idle_machine_is_stopped_and_a_used_one_is_not(instance: Instance) -> None:
@@ -101,7 +120,6 @@ def test_a_configuration_decides_what_machines_get(fresh: Instance) -> None:
         assert done.status != 0
         assert done.err.splitlines()[:2] == [f"banger: {folder}/config.toml: unknown key vm_defaults.vcpus", "hint: did you mean vm_defaults.vcpu?"]
     (folder / "config.toml").write_text("[vm_defaults]\nvcpu = 3\n")
-    wait_until(lambda: fresh.run("config", "show").status == 0, "a daemon with the good file")
     shown = {one["key"]: (one["value"], one["source"]) for one in fresh.json("config", "show")["settings"]}
     assert shown["vm_defaults.vcpu"] == (3, "config")
     assert shown["vm_defaults.disk_size"] == ("8G", "builtin")

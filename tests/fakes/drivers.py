@@ -60,6 +60,9 @@ class FakeMachine:
         except OSError as error:
             raise VmmError(f"nobody listens: {error}") from error
 
+    async def switch_link(self, *, up: bool) -> None:
+        await asyncio.sleep(0)
+
     async def end(self) -> None:
         await process.end(self.process)
 
@@ -138,7 +141,7 @@ class FakeNetwork:
         await asyncio.sleep(0)
         await self.gate.wait()
         half.rename(self.directory / vm_id)
-        return Attachment("none", None, None)
+        return Attachment("fake" if nat else "none", None, None)
 
     async def detach(self, vm_id: str, files: VMLayout) -> None:
         (self.directory / f"{vm_id}.half").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from banger.api import types as t
+from banger.api.messages import Request
 from banger.client import Client
 from banger.host.paths import Layout
 from banger.model.errors import BangerError
@@ -90,14 +91,14 @@ class FakeInstance:
         with self.client() as client:
             return {record.name: record for record in client.call("vm.list")}
 
-    def operate(self, name: str, ref: str = "box", request: t.Request | None = None) -> Any:
+    def operate(self, name: str, ref: str = "box", request: Request | None = None) -> Any:
         """An operation on a machine, waited for."""
         with self.client() as client:
             return client.operation(name, {"ref": ref}, request)
 
-    def create(self, name: str = "box", *, start: bool = True) -> Any:
+    def create(self, name: str = "box", *, start: bool = True, nat: bool = False) -> Any:
         with self.client() as client:
-            return client.operation("vm.create", None, t.CreateVM(name=name, start=start, system_overlay_bytes=SMALL, work_disk_bytes=SMALL))
+            return client.operation("vm.create", None, t.CreateVM(name=name, start=start, nat=nat, system_overlay_bytes=SMALL, work_disk_bytes=SMALL))
 
     def state(self, name: str = "box") -> str:
         """State of a machine, "" when there is none."""

@@ -42,6 +42,7 @@ VERBS = {
     "restart": Verb(_run, lambda instance: instance.operate("vm.restart", request=t.StartVM())),
     "delete": Verb(_run, lambda instance: instance.operate("vm.delete")),
     "set": Verb(_stopped, lambda instance: instance.operate("vm.set", request=t.SetVM(memory_mib=384))),
+    "set live": Verb(lambda instance: instance.create(nat=True), lambda instance: instance.operate("vm.set", request=t.SetVM(nat=False))),
 }
 
 
@@ -69,7 +70,7 @@ ENDS = {
     "vm.stop": Ends(_states("running"), _states("stopped"), _states("running error"), _states("stopped")),
     "vm.kill": Ends(_states("running"), _states("stopped"), _states("running error"), _states("stopped")),
     "vm.delete": Ends(_states("running"), _states("none"), _states("running error none"), _states("none")),
-    "vm.set": Ends(_states("stopped"), _states("stopped"), _states("stopped"), _states("stopped")),
+    "vm.set": Ends(*[_states("stopped running")] * 4),
 }
 
 

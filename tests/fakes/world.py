@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from banger.host.paths import Layout
+from banger.image.kernels import KernelService
 from banger.model.progress import silent
 from banger.model.records import VMRecord
 from banger.storage.overlay import OverlayDisk
@@ -54,7 +55,7 @@ class World:
         self.machines = Machines(
             layout=self.layout,
             database=self.database,
-            images=FakeImages(self.layout, ImageTable(self.database), KernelTable(self.database)),
+            images=FakeImages(self.layout, ImageTable(self.database), KernelService(self.layout, KernelTable(self.database))),
             vmm=self.vmm,
             root_disk=OverlayDisk(),
             network=self.network,

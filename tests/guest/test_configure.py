@@ -49,6 +49,7 @@ def test_files_and_states(fresh: Guest, root: Path) -> None:
     assert [(root / name).stat().st_mode & 0o7777 for name in ("root/.ssh/authorized_keys", "etc/x", "etc/hosts")] == [0o600, 0o4711, 0o644]
     assert (root / "run/tmpfiles.d/tmp.conf").read_text() == "d /tmp 1777 root root -\n"
     assert (root / "run/systemd/system/tmp.mount").readlink() == Path("/dev/null")
+    assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
 
 
 def test_what_the_image_has_is_kept_or_replaced(fresh: Guest, root: Path) -> None:

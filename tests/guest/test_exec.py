@@ -133,6 +133,21 @@ def test_becoming_somebody(guest: Guest, root: Path, user: str) -> None:
     assert out[:5] == ["4321", "1234", "1234 77 79", "/", "dev / /bin/sh"]
 
 
+def test_a_missing_directory_is_made_on_request(guest: Guest, tmp_path: Path) -> None:
+    place = tmp_path / "not/yet"
+    assert guest.execute("pwd", cwd=place).status == (2, ENOENT)
+    assert guest.execute("pwd", cwd=place, make_cwd=True).output[1] == f"{place}\n".encode()
+
+
+@pytest.mark.parametrize("user", [pytest.param("dev:extra", marks=needs_root), pytest.param("4321:77", marks=needs_root)])
+def test_a_group_of_ones_choice_is_the_only_one(guest: Guest, root: Path, user: str) -> None:
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("dev:x:4321:1234:Dev:/:/bin/sh\n")
+    (root / "etc/group").write_text("dev:x:1234:\nextra:x:77:root\nlast:x:79:dev")
+    assert guest.execute("sh", "-c", "id -u; id -g; id -G", user=user).output[1] == b"4321\n77\n77\n"
+    assert guest.execute("true", user="dev:nobody-knows-it").code == "no_user"
+
+
 @pytest.mark.parametrize("user", [pytest.param("54321", marks=needs_root)])
 def test_a_number_without_an_entry(guest: Guest, user: str) -> None:
     assert guest.execute("sh", "-c", "id -u; id -G; pwd; echo $HOME", user=user).output[1] == b"54321\n54321\n/\n/\n"

@@ -19,13 +19,13 @@ def jobs(guest: Guest, root: Path) -> Iterator[Path]:
     yield root / "var/lib/banger/jobs"
     for one in listed(guest).values():
         if number(one[3]) == 0:
-            guest.call(JOB_SIGNAL, (24, one[1]), (17, u32(signal.SIGKILL)))
+            guest.call(JOB_SIGNAL, (30, one[1]), (17, u32(signal.SIGKILL)))
     guest.await_no_children()
 
 
 def start(guest: Guest, id: str, *words: str, limit: int | None = None) -> Outcome:
-    fields = [(24, id.encode()), *((16, word.encode()) for word in words)]
-    return guest.call(JOB_START, *fields, *([(25, u64(limit))] if limit is not None else []))
+    fields = [(30, id.encode()), *((16, word.encode()) for word in words)]
+    return guest.call(JOB_START, *fields, *([(31, u64(limit))] if limit is not None else []))
 
 
 def listed(guest: Guest) -> dict[str, dict[int, bytes]]:
@@ -36,7 +36,7 @@ def listed(guest: Guest) -> dict[str, dict[int, bytes]]:
 
 
 def output(guest: Guest, id: str, *, which: int = 3, offset: int = 0, follow: bool = True) -> Outcome:
-    return guest.call(JOB_OUTPUT, (24, id.encode()), (17, u8(which)), (18, u64(offset)), (19, u8(follow)))
+    return guest.call(JOB_OUTPUT, (30, id.encode()), (17, u8(which)), (18, u64(offset)), (19, u8(follow)))
 
 
 def test_a_life(guest: Guest, jobs: Path) -> None:
@@ -61,7 +61,7 @@ def test_it_survives_a_new_epoch(guest: Guest, jobs: Path, root: Path) -> None:
     start(guest, "long", "sh", "-c", f"echo before; cat {gate}; echo after")
     guest.attach(4711)
     assert number(listed(guest)["long"][3]) == 0
-    stream = guest.open(JOB_OUTPUT, (24, b"long"), (19, u8(1)))
+    stream = guest.open(JOB_OUTPUT, (30, b"long"), (19, u8(1)))
     guest.await_frame(OPENED, stream)
     gate.write_bytes(b"through\n")
     done = guest.collect(stream)
@@ -70,11 +70,11 @@ def test_it_survives_a_new_epoch(guest: Guest, jobs: Path, root: Path) -> None:
 
 def test_signals(guest: Guest, jobs: Path) -> None:
     start(guest, "sleeper", "sh", "-c", "sleep 1000 & wait")
-    assert guest.call(JOB_SIGNAL, (24, b"sleeper"), (17, u32(signal.SIGTERM))).fields == {}
+    assert guest.call(JOB_SIGNAL, (30, b"sleeper"), (17, u32(signal.SIGTERM))).fields == {}
     assert output(guest, "sleeper").status == (1, signal.SIGTERM)
-    wait_until(lambda: guest.call(JOB_SIGNAL, (24, b"sleeper")).end.type != RESULT)  # type: ignore[union-attr]
-    assert guest.call(JOB_SIGNAL, (24, b"sleeper")).code == "not_found"
-    assert guest.call(JOB_SIGNAL, (24, b"none"), (17, u32(9))).code == "not_found"
+    wait_until(lambda: guest.call(JOB_SIGNAL, (30, b"sleeper")).end.type != RESULT)  # type: ignore[union-attr]
+    assert guest.call(JOB_SIGNAL, (30, b"sleeper")).code == "not_found"
+    assert guest.call(JOB_SIGNAL, (30, b"none"), (17, u32(9))).code == "not_found"
 
 
 def test_output_is_bounded(guest: Guest, jobs: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_cannot_be_started(guest: Guest, jobs: Path) -> None:
     assert listed(guest) == {} and not (jobs / "x").exists()
     for id, words in (("UPPER", ["true"]), ("", ["true"]), ("a/b", ["true"]), ("..", ["true"]), ("n" * 65, ["true"]), ("x", [])):
         assert start(guest, id, *words).code == "bad_request", id
-    assert guest.call(JOB_START, (24, b"x"), (16, b"true"), (19, b"nobody-here")).code == "no_user"
+    assert guest.call(JOB_START, (30, b"x"), (16, b"true"), (19, b"nobody-here")).code == "no_user"
     assert 19 in start(guest, "x", "true").fields, "the id is free again"
     assert start(guest, "x", "true").code == "exists"
     output(guest, "x")
@@ -109,7 +109,7 @@ def test_descendants_do_not_keep_it(guest: Guest, jobs: Path) -> None:
 
 def test_a_follower_that_leaves(guest: Guest, jobs: Path) -> None:
     start(guest, "quiet", "sleep", "1000")
-    stream = guest.open(JOB_OUTPUT, (24, b"quiet"), (19, u8(1)))
+    stream = guest.open(JOB_OUTPUT, (30, b"quiet"), (19, u8(1)))
     guest.await_frame(OPENED, stream)
     before = len(guest.children())
     guest.send(CANCEL, stream)

@@ -15,7 +15,7 @@ from types import TracebackType
 
 ATTACH, HELLO, PING, PONG, EVENT = 1, 2, 3, 4, 5
 OPEN, OPENED, DATA, EOF, WINDOW, CONTROL, RESULT, ERROR, CANCEL = range(16, 25)
-CONFIGURE, EXEC, READ, WRITE, LISTENERS, STATS, SHUTDOWN, TIME, SYNC = range(1, 10)
+CONFIGURE, EXEC, READ, WRITE, LISTENERS, STATS, SHUTDOWN, TIME, SYNC, CONNECT = range(1, 11)
 MAGIC, TRAILER = b"BGR1", b"\x52\x42\x0a\x5a"
 CREDIT = 262144
 PATIENCE = 20.0
@@ -207,13 +207,13 @@ class Wire:
         return self.collect(self.open(operation, *fields))
 
     def start(self, *arguments: str, **options: object) -> int:
-        """Opens an exec. Options: env (list), cwd, user, tty, rows, columns, stdin."""
+        """Opens an exec. Options: env (list), cwd, user, tty, rows, columns, stdin, make_cwd."""
         fields = [(16, argument.encode()) for argument in arguments]
         env = options.get("env", [])
         assert isinstance(env, list)
         fields += [(17, variable.encode()) for variable in env]
         fields += [(tag, str(options[name]).encode()) for tag, name in ((18, "cwd"), (19, "user")) if name in options]
-        fields += [(tag, u8(1)) for tag, name in ((20, "tty"), (23, "stdin")) if options.get(name)]
+        fields += [(tag, u8(1)) for tag, name in ((20, "tty"), (23, "stdin"), (24, "make_cwd")) if options.get(name)]
         fields += [(tag, u32(int(str(options[name])))) for tag, name in ((21, "rows"), (22, "columns")) if name in options]
         return self.open(EXEC, *fields)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.api.types import PullImage
+from banger.api.image_types import PullImage
 from tests.e2e.conftest import on_disk
 from tests.e2e.instance import IMAGE
 from tests.fakes.harness import FakeInstance, fake_instance
@@ -59,7 +59,7 @@ def test_a_sample_with_real_machines() -> None:
     try:
         with fake_instance(place / "home", FAKE_DRIVERS="none") as instance:
             with instance.client() as client:
-                client.operation("image.pull", None, PullImage(name=IMAGE))
+                client.operation("image.pull", None, PullImage(reference=IMAGE))
             wrong = {}
             for point in REAL_POINTS:
                 verb = VERBS[{"vm.start": "create", "vm.stop": "stop", "vm.delete": "delete"}[point.partition("/")[0]]]

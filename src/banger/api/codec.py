@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..model.errors import BadRequest, BadVersion, BangerError, from_code
-from .types import ErrorBody, Request
+from .messages import Request
+from .types import ErrorBody
 
 R = TypeVar("R", bound=Request)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from .types import Reply, Request
+from .messages import Reply, Request
 
 
 class Unpack(Request, frozen=True):

@@ -6,19 +6,13 @@ from typing import Literal
 
 import msgspec
 
+from ..model.forwards import Forward
 from ..model.records import VMRecord, VMState, WorkspaceRecord
+from .messages import Reply, Request
 
 API_VERSION = 1
 
 Wait = Literal["ready", "booted"]
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all request bodies."""
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all reply bodies that are not a record of the model."""
 
 
 class CreateVM(Request, frozen=True):
@@ -31,6 +25,7 @@ class CreateVM(Request, frozen=True):
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool = False
+    publish: tuple[Forward, ...] = ()
     ttl: float = 0.0
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
@@ -60,13 +55,24 @@ class KillVM(Request, frozen=True):
 
 
 class SetVM(Request, frozen=True):
-    """``POST /v1/vms/{ref}/set``: what a stopped machine shall be made of; what is omitted stays. Sizes are bytes and only grow."""
+    """``POST /v1/vms/{ref}/set``: what a machine shall be; what is omitted stays. Sizes are bytes and only grow.
+
+    A machine that runs can change its published ports, ``ttl``, ``idle`` and, when it was started with a network card, ``nat``; at once.
+    """
 
     vcpu_count: int | None = None
     memory_mib: int | None = None
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool | None = None
+    ttl: float | None = None
+    """Seconds after its start at which it is stopped; 0 = never."""
+    idle: float | None = None
+    """Seconds without use after which it is stopped; 0 = never."""
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host to publish besides."""
+    unpublish: tuple[str, ...] = ()
+    """``[BIND:]HOSTPORT`` of those to take back."""
 
 
 class CollectGarbage(Request, frozen=True):
@@ -79,29 +85,60 @@ class Empty(Request, frozen=True):
     """A request without a body."""
 
 
-class PullImage(Request, frozen=True):
-    """``POST /v1/images``."""
-
-    name: str
-
-
 class Exec(Request, frozen=True):
-    """``POST /v1/vms/{ref}/exec``: what to run; no ``argv`` = the user's login shell. Size is that of the caller's terminal."""
+    """``POST /v1/vms/{ref}/exec``: what to run; no ``argv`` = the user's login shell. Size is that of the caller's terminal.
+
+    Environment, directory and user are added to those of the machine's image, or take their place.
+    """
 
     argv: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str = ""
     user: str = ""
     tty: bool = False
     rows: int = 24
     columns: int = 80
     stdin: bool = True
+    start: bool = False
+    """As a container starts: ``argv`` follows the image's entrypoint, and without ``argv`` the image's own command does."""
+    entrypoint: tuple[str, ...] | None = None
+    """Takes the place of the image's entrypoint and command."""
 
 
 class SetWorkspace(Request, frozen=True):
     """``POST /v1/vms/{ref}/workspace``: note what was prepared in a machine; null forgets it."""
 
     workspace: WorkspaceRecord | None
+
+
+class ConnectVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/connect``: a TCP port on the machine's loopback address, or the absolute path of a unix socket in it."""
+
+    port: int = 0
+    path: str = ""
+
+
+class ForwardVM(Request, frozen=True):
+    """``POST /v1/vms/{ref}/forward``: listen for these; host port 0 = any."""
+
+    forwards: tuple[Forward, ...]
+
+
+class Forwarding(Reply, frozen=True):
+    """Forwards that are open, with their real ports, for as long as a connection to attach.sock that named the token is."""
+
+    token: str
+    forwards: tuple[Forward, ...]
+
+
+class SshFiles(Reply, frozen=True):
+    """``GET /v1/ssh``: what an ssh client needs, as paths."""
+
+    config: str
+    include: str
+    """The line for a configuration of one's own."""
+    identity: str
+    known_hosts: str
 
 
 class StreamTicket(Reply, frozen=True):
@@ -165,7 +202,7 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "network", "socket", "staging", "directory"]
+    kind: Literal["machine", "network", "socket", "staging", "mount", "directory"]
     what: str
     """A path, or a process and its pid."""
     vm_id: str = ""
@@ -173,6 +210,17 @@ class Leftover(Reply, frozen=True):
     removed: bool = False
     error: str = ""
     """Why it could not be removed."""
+
+
+class PublishedPort(Reply, frozen=True):
+    """A port of this host that leads into a machine."""
+
+    endpoint: str
+    guest_port: int
+    open: bool
+    """Somebody can connect: the machine runs, and the port was free."""
+    error: str = ""
+    """Why it is not open although the machine runs."""
 
 
 class VMDetail(Reply, frozen=True):
@@ -188,6 +236,7 @@ class VMDetail(Reply, frozen=True):
     work_allocated_bytes: int
     guest_kernel: str = ""
     guest_program: str = ""
+    published: tuple[PublishedPort, ...] = ()
 
 
 class LogChunk(Reply, frozen=True):
@@ -196,6 +245,8 @@ class LogChunk(Reply, frozen=True):
     text: str
     next_offset: int
     path: str
+    exists: bool = True
+    """There is such a log; not before the machine's first start."""
 
 
 class Defaults(Reply, frozen=True):
@@ -300,6 +351,8 @@ class Port(Reply, frozen=True):
     command: str
     endpoint: str = ""
     """How it is reached from this host; "" while it is not published."""
+    http_status: int | None = None
+    """Status with which it answers an HTTP request for ``/``; None when it does not, or was not asked."""
 
 
 class VMPorts(Reply, frozen=True):
@@ -308,15 +361,6 @@ class VMPorts(Reply, frozen=True):
     id: str
     name: str
     ports: tuple[Port, ...]
-
-
-class CatalogEntry(Reply, frozen=True):
-    """One image that can be pulled by name."""
-
-    name: str
-    description: str
-    kernel: str
-    pulled: bool
 
 
 class Check(Reply, frozen=True):

@@ -13,7 +13,7 @@ from ..api.codec import error_body
 from ..client import Client
 from ..model.errors import BangerError
 from ..model.records import VMRecord
-from .failures import FAILED, report_error
+from .failures import FAILED, report_error, status_of
 from .output import print_json
 
 Action = Callable[[Client, str], Any]
@@ -45,7 +45,7 @@ def vm_targets(client: Client, words: Sequence[str]) -> list[tuple[str, str]]:
     records: tuple[VMRecord, ...] = client.call("vm.list")
     targets: dict[str, str] = {}
     for word in words:
-        exact = [record for record in records if word in (record.name, record.id)]
+        exact = [record for record in records if word == record.id] or [record for record in records if word == record.name]
         found = exact or [record for record in records if record.id.startswith(word)]
         targets.setdefault(found[0].id if len(found) == 1 else word, word)
     return [(word, ref) for ref, word in targets.items()]
@@ -62,7 +62,7 @@ def gather(client: Client, targets: Sequence[tuple[str, str]], action: Action) -
 
 
 def run_batch(client: Client, targets: Sequence[tuple[str, str]], action: Action, *, as_json: bool, show: Callable[[list[Any]], None] | None = None) -> None:
-    """Apply ``action`` to each target's reference, report in order; ends the command with status 1 when any failed.
+    """Apply ``action`` to each target's reference, report in order; ends the command with status 1 when any failed, or 2 when nothing but wrong words came.
 
     As JSON: a list of ``{"ref", "result"}`` or ``{"ref", "error"}``. Otherwise the name of each that went well, or what ``show`` makes of all results;
     and errors on stderr.
@@ -75,8 +75,8 @@ def run_batch(client: Client, targets: Sequence[tuple[str, str]], action: Action
             show([target.result for target in batch if target.error is None])
         for target in batch:
             _print(target, alone=len(batch) == 1, named=show is None)
-    if any(target.error for target in batch):
-        raise click.exceptions.Exit(FAILED)
+    if errors := [target.error for target in batch if target.error is not None]:
+        raise click.exceptions.Exit(min(map(status_of, errors)) if len(errors) == len(batch) else FAILED)
 
 
 def _run_threads(client: Client, batch: Sequence[Target], action: Action) -> None:

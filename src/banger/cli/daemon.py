@@ -11,7 +11,7 @@ import click
 from ..api.types import DaemonStatus
 from ..client import Client
 from ..client.discovery import find_endpoint
-from ..model.errors import BangerError, DaemonUnreachable
+from ..model.errors import BangerError, NoDaemon
 from .failures import FAILED
 from .output import ago, local_time, print_fields, print_json
 from .parameters import json_option
@@ -27,11 +27,11 @@ def daemon() -> None:
 @daemon.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show the daemon's process, socket and log; status 1 when none runs."""
+    """Show the daemon's process, socket and log; status 1 when none runs, or something else answers."""
     try:
         with Client.connect(start=False) as client:
             found: DaemonStatus = client.call("daemon.status")
-    except DaemonUnreachable as error:
+    except NoDaemon as error:
         _say_none(as_json=as_json, reason=error.message)
         raise click.exceptions.Exit(FAILED) from None
     if as_json:
@@ -56,7 +56,7 @@ def stop(as_json: bool) -> None:
     """Stop the daemon; machines keep running, and the next command starts a new one."""
     try:
         client = Client.connect(start=False)
-    except DaemonUnreachable as error:
+    except NoDaemon as error:
         _say_none(as_json=as_json, reason=error.message)
         return
     with client:

@@ -1,5 +1,7 @@
 """Errors as the user sees them: ``banger: what happened``, ``hint: what to do``, the op id; and the exit status that goes with them.
 
+With ``--json`` an error is one line on stderr, ``{"error": {"code", "message", "hint", "op_id", "vm"}}``, as the API's bodies and the batches' entries have it.
+
 Statuses: 0 done, 1 failed, 2 wrong words, 130 interrupted. ``run``, ``exec`` and ``shell`` return the command's own and use 125 when banger itself
 failed, as docker does.
 """
@@ -9,11 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
-from ..model.errors import BadRequest, BangerError
+from ..model.errors import BadRequest, BangerError, Cancelled
 from .style import dim, plain
 
 FAILED: Final = 1
@@ -34,7 +37,7 @@ class SessionCommand(click.Command):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except (click.UsageError, BangerError) as error:
-            report_any(error)
+            report_any(error, as_json=json_wanted(args))
             raise click.exceptions.Exit(BANGER_FAILED) from error
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -51,7 +54,7 @@ class SessionCommand(click.Command):
         except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            report_any(error)
+            report_any(error, as_json=ctx.params.get("as_json", False))
             raise click.exceptions.Exit(BANGER_FAILED) from error
 
 
@@ -61,8 +64,19 @@ def command_words() -> tuple[str, ...] | None:
     return words
 
 
-def report_error(error: BangerError, *, about: str = "") -> None:
+def json_wanted(words: Sequence[str]) -> bool:
+    """Whether ``--json`` is among banger's own words, those before ``--``: known also when they cannot be parsed."""
+    own = words[: words.index("--")] if "--" in words else words
+    return "--json" in own
+
+
+def report_error(error: BangerError, *, about: str = "", as_json: bool = False) -> None:
     """Say on stderr what happened and what to do. ``about`` names the target when there are several."""
+    if as_json:
+        from ..api.codec import encode_error, error_body
+
+        click.echo(encode_error(error_body(error, _own_op_id())), err=True)
+        return
     click.echo(plain(f"banger: {about + ': ' if about else ''}{error.message}"), err=True)
     if error.hint:
         click.echo(plain(f"hint: {error.hint}"), err=True)
@@ -76,17 +90,17 @@ def _own_op_id() -> str:
     return new_op_id()
 
 
-def report_any(error: BaseException) -> int:
+def report_any(error: BaseException, *, as_json: bool = False) -> int:
     """Tell the user about whatever ended the command; returns the exit status. SystemExit and its like go through."""
     if isinstance(error, BangerError):
-        report_error(error)
-        return WRONG_WORDS if isinstance(error, BadRequest) else FAILED
+        report_error(error, as_json=as_json)
+        return status_of(error)
     if isinstance(error, click.UsageError):
-        return _report_usage(error)
+        return _report_usage(error, as_json=as_json)
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        click.echo("banger: interrupted", err=True)
+        report_error(Cancelled("interrupted", op_id=getattr(error, "op_id", "")), as_json=True) if as_json else click.echo("banger: interrupted", err=True)
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes stdout at its end
@@ -95,20 +109,37 @@ def report_any(error: BaseException) -> int:
         raise error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        report_error(BangerError(f"cannot write the output: {error.strerror}", hint="free some space where stdout goes"))
+        report_error(BangerError(f"cannot write the output: {error.strerror}", hint="free some space where stdout goes"), as_json=as_json)
         return FAILED
-    click.echo(plain(f"banger: internal error: {type(error).__name__}: {error}"), err=True)
-    click.echo(_REPORT_TO, err=True)
+    _report_bug(error, as_json=as_json)
+    return FAILED
+
+
+def status_of(error: BangerError) -> int:
+    """Exit status of a command that ends with this error."""
+    return WRONG_WORDS if isinstance(error, BadRequest) else FAILED
+
+
+def _report_bug(error: Exception, *, as_json: bool) -> None:
+    message = f"internal error: {type(error).__name__}: {error}"
+    if as_json:
+        report_error(BangerError(message, hint=_REPORT_TO), as_json=True)
+    else:
+        click.echo(plain(f"banger: {message}"), err=True)
+        click.echo(_REPORT_TO, err=True)
     if os.environ.get("BANGER_DEBUG") == "1":
         import traceback
 
         traceback.print_exception(error)
-    return FAILED
 
 
-def _report_usage(error: click.UsageError) -> int:
+def _report_usage(error: click.UsageError, *, as_json: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
+        return WRONG_WORDS
+    if as_json:
+        hint = f"see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
+        report_error(BadRequest(error.format_message(), hint=hint), as_json=True)
         return WRONG_WORDS
     click.echo(plain(f"banger: {error.format_message()}"), err=True)
     if error.ctx is not None:

@@ -8,9 +8,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from ..model.durations import parse_duration
+from ..model.forwards import Forward, parse_forward
 from ..model.sizes import parse_size
 from .completion import complete_images
-from .parameters import artifact_name, wait_option
+from .parameters import image_word, vm_name, wait_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +26,18 @@ class _Size(click.ParamType[int]):
 
 
 SIZE: Final = _Size()
+
+
+class _Forward(click.ParamType[Forward]):
+    """``[BIND:]HOSTPORT:GUESTPORT``."""
+
+    name = "forward"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Forward:
+        return value if isinstance(value, Forward) else parse_forward(str(value))
+
+
+FORWARD: Final = _Forward()
 
 
 class _Duration(click.ParamType[float]):
@@ -50,15 +63,18 @@ _SIZE_OPTIONS: Final = (
 )
 
 _MACHINE_OPTIONS: Final = (
-    click.option("--name", help="Name of the machine (default: a generated one)."),
+    click.option("--name", callback=vm_name, help="Name of the machine (default: a generated one)."),
     click.option(
         "--image",
-        callback=artifact_name,
+        callback=image_word,
         shell_complete=complete_images,
-        help="Image to start from; got first when it is not here yet.",
+        help="Image to start from: a name, a container reference or a file (./rootfs.tar); got first when it is not here yet.",
     ),
     *_SIZE_OPTIONS,
     click.option("--nat", is_flag=True, help="Give it a network card that reaches the internet."),
+    click.option(
+        "-p", "--publish", type=FORWARD, multiple=True, metavar="[BIND:]HOSTPORT:GUESTPORT", help="Publish a port of it on this host, on 127.0.0.1 unless told."
+    ),
     click.option("--ttl", type=DURATION, default=0.0, show_default="never", help="Stop it so long after its start: 90s, 30m, 2h."),
     click.option("--idle", type=DURATION, help="Stop it when nobody has used it for so long; 0 = never (default: auto_stop_stale_after in config.toml)."),
     wait_option,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from .. import __version__
-from .failures import report_any
+from .failures import json_wanted, report_any
 from .lazy import LazyGroup
 
 _EPILOG = "Start here: banger vm run --rm -- uname -a"
@@ -25,6 +25,7 @@ _EPILOG = "Start here: banger vm run --rm -- uname -a"
         "kernel": (".kernel:kernel_group", "Kernels that images boot with."),
         "daemon": (".daemon:daemon", "The daemon behind the commands."),
         "config": (".config:config", "Settings of this instance."),
+        "ssh-config": (".ssh_config:ssh_config", "What makes `ssh NAME.vm` work."),
         "gc": (".gc:gc", "Remove what no machine needs any more."),
         "events": (".events:events", "What happened to machines."),
         "doctor": (".doctor:doctor", "What this host can do and what is missing."),
@@ -46,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
         status = root.main(args, prog_name="banger", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - the one place that turns whatever happened into lines and a status
-        return report_any(error)
+        return report_any(error, as_json=json_wanted(sys.argv[1:] if args is None else args))
     return status if isinstance(status, int) else 0
 
 

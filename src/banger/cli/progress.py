@@ -13,7 +13,7 @@ from .style import dim, plain
 
 _QUICK: Final = frozenset(
     "resolve_image reserve_vm preflight system_overlay work_disk prepare_host_features network machine_config persist_handles vmm_launch "
-    "configure_guest post_start_features persist send_signal kill_running_vm cleanup_runtime delete_vm_dir".split()
+    "configure_guest post_start_features persist send_signal kill_running_vm up_to_date cleanup_runtime delete_vm_dir".split()
 )
 """Stages that take a moment: plain lines leave them out, since nobody waits for them. All stages are in ``--json`` and on a terminal."""
 _PERCENT_STEP: Final = 0.1

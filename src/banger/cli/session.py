@@ -45,12 +45,15 @@ class Streams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What to run: no ``argv`` = the user's login shell."""
+    """What to run: no ``argv`` = the user's login shell, or with ``start`` what the image starts."""
 
     argv: Sequence[str] = ()
     env: dict[str, str] = field(default_factory=dict)
     cwd: str = ""
     user: str = ""
+    start: bool = False
+    """As a container starts: after the image's entrypoint, or ``entrypoint``."""
+    entrypoint: tuple[str, ...] | None = None
 
 
 def stream_options(function: F) -> F:
@@ -58,6 +61,34 @@ def stream_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+_PROCESS_OPTIONS: Final = (
+    click.option("-e", "--env", "env", metavar="NAME=VALUE", multiple=True, help="Set a variable; NAME alone takes the caller's value."),
+    click.option("-w", "--workdir", "--cwd", "cwd", default="", help="Directory to start in (default: the image's, else the user's home)."),
+    click.option("-u", "--user", default="", help="User of the machine, by name or number, perhaps with :GROUP (default: the image's, else root)."),
+)
+
+
+def process_options(function: F) -> F:
+    """``--env``, ``--workdir`` and ``--user``."""
+    for option in reversed(_PROCESS_OPTIONS):
+        function = option(function)
+    return function
+
+
+def environment(words: Sequence[str]) -> dict[str, str]:
+    """Variables of ``--env``. Raises BadRequest."""
+    env: dict[str, str] = {}
+    for word in words:
+        name, assigned, value = word.partition("=")
+        if not name:
+            raise BadRequest(f"--env {word!r} has no name", hint="write --env NAME=VALUE")
+        if assigned:
+            env[name] = value
+        elif name in os.environ:
+            env[name] = os.environ[name]
+    return env
 
 
 def run_session(client: Client, ref: str, process: Process, streams: Streams) -> int:
@@ -78,6 +109,8 @@ def run_session(client: Client, ref: str, process: Process, streams: Streams) ->
         rows=rows,
         columns=columns,
         stdin=stdin,
+        start=process.start,
+        entrypoint=None if process.entrypoint is None else tuple(map(sendable, process.entrypoint)),
     )
     ticket: StreamTicket = client.call("vm.exec", {"ref": ref}, request)
     with client.attach(ticket.token) as sock:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..api.types import KillVM, Request, StartVM, StopVM
+from ..api.messages import Request
+from ..api.types import KillVM, StartVM, StopVM
 from ..client import Client
 from .batch import run_batch, vm_targets
 from .parameters import json_option, vms_argument, wait_option
@@ -57,7 +58,7 @@ def restart(refs: tuple[str, ...], wait: Any, as_json: bool) -> None:
 
 @click.command()
 @vms_argument
-@click.option("--signal", default="TERM", show_default=True, help="Signal for the machine's process, such as TERM or KILL.")
+@click.option("--signal", default="TERM", show_default=True, help="Signal for the machine's process, such as TERM, KILL or 9.")
 @json_option
 def kill(refs: tuple[str, ...], signal: str, as_json: bool) -> None:
     """End machines at once, as if the plug were pulled; for those that do not stop."""

@@ -11,25 +11,20 @@ from ..client import Client
 from ..model.errors import BadRequest
 from .failures import SessionCommand, command_words
 from .parameters import vm_argument
-from .session import Process, Streams, run_session, stream_options
+from .session import Process, Streams, environment, process_options, run_session, stream_options
 from .workspace_session import refresh_workspace, workspace_process
 
-_env_option = click.option("-e", "--env", "env", metavar="NAME=VALUE", multiple=True, help="Set a variable; NAME alone takes the caller's value.")
-_cwd_option = click.option("-w", "--cwd", default="", help="Directory to start in, from the workspace or the user's home.")
 _guest_path_option = click.option("--guest-path", default="", metavar="DIR", help="Directory of the workspace (default: the one that was prepared last).")
 _auto_prepare_option = click.option("--auto-prepare", is_flag=True, help="First send what changed on the host since the workspace was prepared.")
-_user_option = click.option("-u", "--user", default="", help="User of the machine, by name or number (default: whose the workspace is, else root).")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Accepted for symmetry: all output is the command's own.")
 
 
 @click.command("exec", cls=SessionCommand)
 @vm_argument
 @click.argument("misplaced", nargs=-1, metavar="-- COMMAND [ARGS]...")
-@_env_option
-@_cwd_option
+@process_options
 @_guest_path_option
 @_auto_prepare_option
-@_user_option
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End it with SIGTERM after so long; the status is then 124.")
 @stream_options
 @click.option("-d", "--detach", is_flag=True, help="Print the id of a job and leave the command to run; see `banger vm job`.")
@@ -72,9 +67,7 @@ def _process(client: Client, ref: str, words: tuple[str, ...], options: dict[str
 
 @click.command(cls=SessionCommand)
 @vm_argument
-@_env_option
-@_cwd_option
-@_user_option
+@process_options
 @stream_options
 @_json_option
 def shell(ref: str, env: tuple[str, ...], cwd: str, user: str, tty: bool | None, stdin: bool | None, as_json: bool) -> int:
@@ -85,19 +78,3 @@ def shell(ref: str, env: tuple[str, ...], cwd: str, user: str, tty: bool | None,
         detail: VMDetail = client.call("vm.show", {"ref": ref})
         process = workspace_process(detail.record.runtime.workspace, Process(env=environment(env), cwd=cwd, user=user))
         return run_session(client, ref, process, Streams(tty=tty, stdin=stdin))
-
-
-def environment(words: tuple[str, ...]) -> dict[str, str]:
-    """Variables as ``--env`` names them. Raises BadRequest."""
-    import os
-
-    env: dict[str, str] = {}
-    for word in words:
-        name, assigned, value = word.partition("=")
-        if not name:
-            raise BadRequest(f"--env {word!r} has no name", hint="write --env NAME=VALUE")
-        if assigned:
-            env[name] = value
-        elif name in os.environ:
-            env[name] = os.environ[name]
-    return env

@@ -13,6 +13,7 @@ from ..client import Client
 from ..model.errors import NotFound
 from .output import print_json_line
 from .parameters import vm_argument
+from .progress import note
 from .style import plain
 
 _FOLLOW_INTERVAL = 0.4
@@ -52,6 +53,9 @@ def _chunks(client: Client, ref: str, which: str, *, follow: bool) -> Iterator[L
             return
         if chunk.text:
             yield chunk
+        elif not follow and not chunk.exists:
+            note(f"no such log yet: {chunk.path} is made when the machine is started")
+            return
         elif not follow:
             return
         else:

@@ -20,7 +20,7 @@ from .output import print_json, print_json_line, print_table
 from .parameters import json_option, some_vms_argument, vm_argument, vms_argument
 
 _STATS_HEAD = ("NAME", "STATE", "CPU", "RSS", "PSS", "DISK", "GUEST MEM", "LOAD", "PROCS", "GUEST DISK")
-_PORTS_HEAD = ("NAME", "PROTO", "PORT", "ADDRESS", "PROCESS", "ENDPOINT")
+_PORTS_HEAD = ("NAME", "PROTO", "PORT", "ADDRESS", "PROCESS", "ANSWER", "ENDPOINT")
 _CLEAR = "\x1b[H\x1b[J"
 _EVERYWHERE = {"0.0.0.0", "::"}
 
@@ -98,12 +98,16 @@ def _percent(part: int, whole: int) -> str:
 
 @click.command()
 @some_vms_argument
+@click.option("--no-probe", is_flag=True, help="Do not ask whether they speak HTTP.")
 @json_option
-def ports(refs: tuple[str, ...], as_json: bool) -> None:
-    """Show what waits for connections in machines (without VM: all that run)."""
+def ports(refs: tuple[str, ...], no_probe: bool, as_json: bool) -> None:
+    """Show what waits for connections in machines (without VM: all that run).
+
+    ANSWER is what a TCP port says to an HTTP request for /, asked inside the machine; ports known to speak something else, such as ssh, are not asked.
+    """
 
     def action(client: Client, ref: str) -> Any:
-        return client.call("vm.ports", {"ref": ref})
+        return client.call("vm.ports", {"ref": ref}, query={"probe": "0"} if no_probe else None)
 
     with Client.connect() as client:
         run_batch(client, _targets(client, refs), action, as_json=as_json, show=_print_ports)
@@ -114,8 +118,9 @@ def _print_ports(found: Sequence[VMPorts]) -> None:
 
 
 def _port_row(name: str, port: Port) -> tuple[str, ...]:
-    address = "*" if _EVERYWHERE & set(port.addresses) else ", ".join(port.addresses)
-    return name, port.protocol, str(port.port), address, port.process or "-", port.endpoint or "not published"
+    address = "*" if _EVERYWHERE & set(port.addresses) else ", ".join(port.addresses) or "-"
+    answer = "-" if port.http_status is None else f"http {port.http_status}"
+    return name, port.protocol, str(port.port), address, port.process or "-", answer, port.endpoint or "not published"
 
 
 @click.command()

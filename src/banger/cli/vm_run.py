@@ -20,8 +20,7 @@ from .machine import machine_options
 from .output import print_json
 from .parameters import json_option
 from .progress import note, progress
-from .session import Process, Streams, run_session, stream_options
-from .vm_exec import environment
+from .session import Process, Streams, environment, process_options, run_session, stream_options
 from .workspace_session import workspace_process
 from .workspace_source import check_tools, print_dry_run, source_of, source_options, source_words
 
@@ -36,19 +35,19 @@ if TYPE_CHECKING:
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its name; no command.")
 @source_options
 @click.option("--no-bootstrap", is_flag=True, help="Do not install the tools that the directory asks for.")
-@click.option("-e", "--env", metavar="NAME=VALUE", multiple=True, help="Set a variable; NAME alone takes the caller's value.")
-@click.option("-w", "--workdir", default="", metavar="DIR", help="Directory to start in, from the directory in the machine or the user's home.")
+@process_options
+@click.option("--entrypoint", metavar="WORD", help='Run this first instead of what the image has for it; "" = nothing.')
 @stream_options
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines on stderr; with -d also the machine's record on stdout.")
 def run(path: tuple[str, ...], remove: bool, detach: bool, no_bootstrap: bool, tty: bool | None, stdin: bool | None, as_json: bool, **options: Any) -> int:
-    """Make a machine and run a command in it, or without one a shell.
+    """Make a machine and run a command in it, or without one what its image starts: a container's command, else a shell.
 
     With a DIRECTORY, which must be in a git repository (or see --no-git), the command or shell begins in a copy of it, and `banger vm workspace` brings the
     work back. The exit status is the command's own; 125 means that banger itself failed, 126 that the command cannot be executed, 127 that there is none.
     """
     words = command_words()
     _check_words(path, words, remove=remove, detach=detach)
-    process = Process(argv=words or (), env=environment(options["env"]), cwd=options["workdir"])
+    process = _process(words or (), options, detach=detach, workspace=bool(path))
     source = _find_source(path, options, bootstrap=not no_bootstrap)
     if options["dry_run"]:
         assert source is not None
@@ -58,13 +57,13 @@ def run(path: tuple[str, ...], remove: bool, detach: bool, no_bootstrap: bool, t
     with Client.connect() as client:
         if detach:
             record = _create(client, _request(client, options, as_json=as_json), as_json=as_json)
-            record = _with_workspace(client, record, source, bootstrap="wait" if bootstrap else "")
+            record = _with_workspace(client, record, source, user=process.user, bootstrap="wait" if bootstrap else "")
             print_json(record) if as_json else click.echo(record.name)
             return 0
         with _lease(client, remove=remove) as lease:
             record = _create_under_lease(client, _request(client, options, lease=lease, as_json=as_json), as_json=as_json)
-            with _cleanup(client, record, remove=remove):
-                record = _with_workspace(client, record, source, bootstrap="background" if bootstrap else "")
+            with _cleanup(client, record, remove=remove, as_json=as_json):
+                record = _with_workspace(client, record, source, user=process.user, bootstrap="background" if bootstrap else "")
                 return _run_in(client, record, workspace_process(record.runtime.workspace, process), Streams(tty=tty, stdin=stdin))
 
 
@@ -81,7 +80,7 @@ def _find_source(path: tuple[str, ...], options: dict[str, Any], *, bootstrap: b
     return source
 
 
-def _with_workspace(client: Client, record: VMRecord, source: Source | None, *, bootstrap: str) -> VMRecord:
+def _with_workspace(client: Client, record: VMRecord, source: Source | None, *, user: str, bootstrap: str) -> VMRecord:
     """The record of the machine once it has its workspace."""
     if source is None:
         return record
@@ -91,7 +90,7 @@ def _with_workspace(client: Client, record: VMRecord, source: Source | None, *, 
 
     try:
         # Looked at once more: the user may have gone on working while the machine booted.
-        workspace = send_workspace(client, lambda: find_destination(client, record), lambda: look_at(str(source.root), source.options)).record
+        workspace = send_workspace(client, lambda: find_destination(client, record, user=user), lambda: look_at(str(source.root), source.options)).record
     except BangerError as error:
         if not record.remove and not error.hint:
             error.hint = f"{record.name} is there without it; `banger vm workspace prepare {record.name} DIRECTORY` tries again"
@@ -100,6 +99,16 @@ def _with_workspace(client: Client, record: VMRecord, source: Source | None, *, 
         install_tools(client, record, workspace, source, background=bootstrap == "background")
     detail: VMDetail = client.call("vm.show", {"ref": record.id})
     return detail.record
+
+
+def _process(words: tuple[str, ...], options: dict[str, Any], *, detach: bool, workspace: bool) -> Process:
+    """What is to run in the machine, taken out of the options. In a workspace it is the words alone, or a shell, unless an entrypoint is named."""
+    entrypoint: str | None = options.pop("entrypoint")
+    env, cwd, user = (options.pop(name) for name in ("env", "cwd", "user"))
+    if detach and (entrypoint is not None or env or cwd or user):
+        raise BadRequest("-d runs nothing, so there is nothing to give --entrypoint, --env, --workdir and --user to", hint="give them to `banger vm exec`")
+    lead = None if entrypoint is None else (entrypoint,) if entrypoint else ()
+    return Process(argv=words, env=environment(env), cwd=cwd, user=user, start=not workspace or lead is not None, entrypoint=lead)
 
 
 def _run_in(client: Client, record: VMRecord, process: Process, streams: Streams) -> int:
@@ -150,6 +159,7 @@ def _request(client: Client, options: dict[str, Any], *, as_json: bool, start: b
         work_disk_bytes=given("disk_size", defaults.work_disk_bytes),
         system_overlay_bytes=given("system_overlay_size", defaults.system_overlay_bytes),
         nat=options["nat"],
+        publish=options["publish"],
         ttl=options["ttl"],
         idle=options["idle"],
         wait=options["wait"],
@@ -220,24 +230,24 @@ def _clear_failed(client: Client, error: BangerError | OperationInterrupted, beg
 
 
 @contextmanager
-def _cleanup(client: Client, record: VMRecord, *, remove: bool) -> Iterator[None]:
+def _cleanup(client: Client, record: VMRecord, *, remove: bool, as_json: bool) -> Iterator[None]:
     """With ``--rm`` delete the machine at the end, else say that it is still there."""
     try:
         yield
     finally:
         if remove:
-            _delete(client, record)
+            _delete(client, record, as_json=as_json)
         else:
             note(f"{record.name} is still there: `banger vm shell {record.name}` goes back, `banger vm delete {record.name}` removes it")
 
 
-def _delete(client: Client, record: VMRecord) -> None:
+def _delete(client: Client, record: VMRecord, *, as_json: bool) -> None:
     """Delete it now, so that nothing is left when we return. Neither an error nor a Ctrl-C changes the command's status: the lease's end deletes it too."""
     try:
         client.operation("vm.delete", {"ref": record.id})
     except NotFound:
         return
     except BangerError as error:
-        report_error(error, about=record.name)
+        report_error(error, about=record.name, as_json=as_json)
     except KeyboardInterrupt:
         note(f"{record.name} is being deleted by the daemon")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..api.types import VMDetail
+from ..api.types import PublishedPort, VMDetail
 from ..client import Client
 from ..model.durations import format_duration
 from ..model.names import short_id
@@ -14,6 +14,7 @@ from .output import ago, local_time, print_fields, print_json, print_table
 from .parameters import json_option, vm_argument
 
 _HEAD = ("ID", "NAME", "STATE", "IMAGE", "VCPU", "MEM", "DISK", "CREATED")
+_NOTE_LENGTH = 60
 
 
 @click.command("list")
@@ -31,7 +32,22 @@ def list_command(quiet: bool, running: bool, as_json: bool) -> None:
     elif quiet:
         click.echo("".join(f"{short_id(record.id)}\n" for record in records), nl=False)
     else:
+        _print(records)
+
+
+def _print(records: tuple[VMRecord, ...]) -> None:
+    """The table, with a column for why machines do not run where there is anything to say."""
+    notes = [_note(record) for record in records]
+    if any(notes):
+        print_table((*_HEAD, "NOTE"), [(*_row(record), note) for record, note in zip(records, notes, strict=True)])
+    else:
         print_table(_HEAD, [_row(record) for record in records])
+
+
+def _note(record: VMRecord) -> str:
+    why = {VMState.ERROR: record.runtime.last_error, VMState.STOPPED: record.runtime.last_stop_reason}.get(record.state, "")
+    first = why.partition("\n")[0]
+    return first if len(first) <= _NOTE_LENGTH else f"{first[: _NOTE_LENGTH - 3]}..."
 
 
 def _row(record: VMRecord) -> tuple[str, ...]:
@@ -58,6 +74,19 @@ def _stops(record: VMRecord) -> str:
     return ", or ".join(word for word in (ttl, idle) if word)
 
 
+def _network(record: VMRecord) -> str:
+    """What a machine that runs was started with, what any other is to be started with."""
+    runtime, nat = record.runtime, record.spec.nat
+    if record.state is VMState.RUNNING and runtime.has_card:
+        return runtime.network if nat else f"{runtime.network}, cut off (--no-nat)"
+    return "nat" if nat else "none"
+
+
+def _published(port: PublishedPort, *, alive: bool) -> str:
+    state = "" if port.open else f" (not open: {port.error or 'unknown'})" if alive else " (while it runs)"
+    return f"{port.endpoint} -> {port.guest_port}{state}"
+
+
 def _fields(detail: VMDetail) -> list[tuple[str, str]]:
     record, spec, runtime = detail.record, detail.record.spec, detail.record.runtime
     process = f"pid {detail.pid}" if detail.alive and detail.pid else ""
@@ -71,9 +100,11 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("memory", f"{spec.memory_mib} MiB"),
         ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
-        ("network", runtime.network if runtime.network != "none" else "nat" if spec.nat else "none"),
+        ("network", _network(record)),
+        ("published", "\n".join(_published(one, alive=detail.alive) for one in detail.published)),
         ("workspace", f"{runtime.workspace.guest_path} from {runtime.workspace.source_path}" if runtime.workspace else ""),
         ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),
+        ("kernel", " ".join(word for word in (runtime.kernel_name, runtime.kernel_version, runtime.kernel_digest[:19]) if word)),
         ("guest kernel", detail.guest_kernel),
         ("guest program", detail.guest_program),
         ("ready in", f"{runtime.ready_seconds:.2f} s" if runtime.ready_seconds else ""),

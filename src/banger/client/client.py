@@ -12,10 +12,11 @@ import msgspec
 
 from .. import __version__
 from ..api.codec import decode_error, decode_reply, encode, error_from_body
+from ..api.messages import Request
 from ..api.routes import BY_NAME, Route
-from ..api.types import API_VERSION, ErrorBody, Event, Request
+from ..api.types import API_VERSION, ErrorBody, Event
 from ..host.paths import Layout
-from ..model.errors import BadRequest, BadVersion, BangerError, DaemonUnreachable, Unauthorized
+from ..model.errors import BadRequest, BadVersion, BangerError, DaemonUnreachable, NoDaemon, Unauthorized
 from .discovery import Endpoint, find_endpoint
 from .http import Response, exchange
 from .start import start_daemon, try_open
@@ -139,9 +140,9 @@ class Client:
         if sock is not None:
             return sock
         if self._endpoint.layout is None:
-            raise DaemonUnreachable(f"nobody listens on {self._endpoint.api}", hint="start its daemon, or unset BANGER_SOCKET to use your own")
+            raise NoDaemon(f"nobody listens on {self._endpoint.api}", hint="start its daemon, or unset BANGER_SOCKET to use your own")
         if not self._start:
-            raise DaemonUnreachable("no daemon is running", hint="any command that needs one starts it")
+            raise NoDaemon("no daemon is running", hint="any command that needs one starts it")
         try:
             return start_daemon(self._endpoint.layout)
         except OSError as error:

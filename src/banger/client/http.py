@@ -8,8 +8,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO, Final
 
+from ..host.sockets import peer_of
 from ..model.errors import DaemonUnreachable
 
 _PIECE_LIMIT: Final = 16 * 1024 * 1024
@@ -54,13 +56,13 @@ class Response:
     def _head(self) -> tuple[int, dict[str, str]]:
         words = self._line().split(maxsplit=2)
         if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-            raise _foreign()
+            raise _foreign(self._sock)
         headers: dict[str, str] = {}
         while line := self._line():
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
             if len(headers) > _HEADER_LIMIT:
-                raise _foreign()
+                raise _foreign(self._sock)
         return int(words[1]), headers
 
     def _line(self) -> str:
@@ -84,7 +86,7 @@ class Response:
         try:
             return int(text, base)
         except ValueError:
-            raise _foreign() from None
+            raise _foreign(self._sock) from None
 
     def _exactly(self, size: int) -> bytes:
         if not 0 <= size <= _PIECE_LIMIT:
@@ -116,8 +118,18 @@ def exchange(sock: socket.socket, method: str, target: str, headers: Mapping[str
         raise
 
 
-def _foreign() -> DaemonUnreachable:
-    return DaemonUnreachable("what answers on the socket is not bangerd", hint="unset BANGER_SOCKET, or name the socket of a daemon")
+def _foreign(sock: socket.socket) -> DaemonUnreachable:
+    return DaemonUnreachable(f"what answers on the socket is not bangerd: {_who(sock)}", hint="end it, or use another BANGER_SOCKET or BANGER_HOME")
+
+
+def _who(sock: socket.socket) -> str:
+    """The process that listens, as far as it can be seen."""
+    pid = peer_of(sock).pid
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return f"pid {pid}, which has ended"
+    return f"{name} (pid {pid})"
 
 
 def _cut_off() -> DaemonUnreachable:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Final
 
 from ..host.config import load_config
 from ..host.paths import Layout
+from ..image.catalog_files import CatalogFiles
+from ..image.housekeeping import Housekeeping
+from ..image.kernels import KernelService
 from ..image.service import ImageService
 from ..model.config import Config, with_log_level
 from ..model.errors import BadRequest
 from ..net.user import UserNetwork
 from ..storage.overlay import OverlayDisk
 from ..store import Database, ImageTable, KernelTable
+from ..vm.capabilities import Capabilities
+from ..vm.host_files import HostFiles
+from ..vm.published import PublishedPorts
 from ..vm.service import Machines
+from ..vm.ssh_access import SshAccess
+from ..vm.work_disk import WorkDisk
 from ..vmm.qemu.driver import QemuVmm
+from .access import Access
 from .attach import Opener
 from .context import Context
 from .leases import Leases
@@ -46,13 +56,27 @@ def configuration(layout: Layout, log_level: tuple[str, str] | None) -> Config:
     return config
 
 
+def published_ports(database: Database, machines: Callable[[], Machines]) -> PublishedPorts:
+    """The capability that asks the machines it is a part of; ``machines`` is called once there are some."""
+    return PublishedPorts(
+        agent=lambda vm_id: machines().agent(vm_id),
+        hold=lambda vm_id: machines().open_stream(vm_id),
+        note=lambda vm_id, message: database.events.append("failure", vm_id, operation="vm.publish", message=message),
+    )
+
+
 def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str] | None = None) -> Context:
     """Everything that the calls of the contract need. Raises BadRequest for a bad setting, StoreError when the database cannot be used."""
     config = configuration(layout, log_level)
     deadline = guest_deadline()
-    database = Database.open(layout.database)
-    images = ImageService(layout, ImageTable(database), KernelTable(database))
+    database = Database.open(layout.database, contents=(layout.vms, layout.images, layout.kernels))
+    catalog = CatalogFiles(layout.catalogs).read
+    kernels = KernelService(layout, KernelTable(database), catalog=catalog)
+    images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
     vmm = QemuVmm(layout.probe_cache)
+    operations = Operations()
+    ssh = SshAccess(layout)
+    ports = published_ports(database, lambda: machines)
     machines = Machines(
         layout=layout,
         database=database,
@@ -61,15 +85,20 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         root_disk=OverlayDisk(),
         network=UserNetwork(),
         guest_deadline=deadline,
+        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports),
         config=config,
+        carry_out=operations.carry_out,
     )
     return Context(
         layout=layout,
         database=database,
         machines=machines,
         images=images,
+        kernels=kernels,
+        housekeeping=Housekeeping(ImageTable(database), images),
         vmm=vmm,
-        operations=Operations(),
+        operations=operations,
         leases=Leases(machines),
         tokens=tokens,
+        access=Access(ssh, ports),
     )

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ..api import types as t
 from ..guest.frames import Operation as GuestOperation
 from ..guest.messages import exec_request
+from ..host.files import open_regular
+from ..image.run_config import program
 from ..model.config import settings
 from ..model.errors import BadRequest
-from ..model.records import ImageRecord, KernelRecord, VMRecord
+from ..model.records import VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
+from .access import published_reply, ssh_show, vm_connect, vm_forward, with_endpoints
+from .call import Answer, Call, Work
 from .context import Context
 from .file_calls import FILE_ANSWERS
+from .image_calls import IMAGE_ANSWERS, IMAGE_WORKS
 from .job_calls import JOB_ANSWERS
+from .kernel_calls import KERNEL_ANSWERS, KERNEL_WORKS
 from .leases import LeaseHold
 from .operations import Operation
 from .replies import config_reply, health_reply, ports_reply, stats_reply
@@ -28,20 +32,6 @@ from .tickets import stream_ticket
 from .workspace_calls import WORKSPACE_ANSWERS
 
 MAX_LOG_CHUNK: Final = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request whose body fits its type."""
-
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    body: Any
-    """The route's request type, or None when it has none."""
-
-
-Answer = Callable[[Context, Call], Awaitable[object]]
-Work = Callable[[Context, Call, Operation], Awaitable[object]]
 
 
 # -- machines --------------------------------------------------------------------------------------------------------------------------------------
@@ -64,6 +54,7 @@ async def vm_show(context: Context, call: Call) -> t.VMDetail:
         work_allocated_bytes=status.work_allocated_bytes,
         guest_kernel=status.hello.kernel if status.hello else "",
         guest_program=status.hello.program if status.hello else "",
+        published=published_reply(context, status.record),
     )
 
 
@@ -86,6 +77,7 @@ async def vm_create(context: Context, call: Call, operation: Operation) -> VMRec
         system_overlay_bytes=body.system_overlay_bytes,
         work_disk_bytes=body.work_disk_bytes,
         nat=body.nat,
+        publish=body.publish,
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
         start=body.start,
@@ -134,6 +126,10 @@ async def vm_set(context: Context, call: Call, operation: Operation) -> VMRecord
         system_overlay_bytes=body.system_overlay_bytes,
         work_disk_bytes=body.work_disk_bytes,
         nat=body.nat,
+        ttl_seconds=body.ttl,
+        idle_seconds=body.idle,
+        publish=body.publish,
+        unpublish=body.unpublish,
     )
     return await context.machines.change(call.path["ref"], change, report=operation.report)
 
@@ -145,8 +141,28 @@ async def vm_prune(context: Context, call: Call, operation: Operation) -> t.Dele
 
 async def vm_exec(context: Context, call: Call) -> t.StreamTicket:
     body: t.Exec = call.body
-    request = exec_request(argv=body.argv, env=body.env, cwd=body.cwd, user=body.user, tty=body.tty, rows=body.rows, columns=body.columns, stdin=body.stdin)
-    return stream_ticket(context, call.path["ref"], GuestOperation.EXEC, request)
+    ref = call.path["ref"]
+    run = program(
+        context.images.config_of(context.machines.find(ref).image_id),
+        argv=body.argv,
+        env=body.env,
+        cwd=body.cwd,
+        user=body.user,
+        start=body.start,
+        entrypoint=body.entrypoint,
+    )
+    request = exec_request(
+        argv=run.argv,
+        env=run.env,
+        cwd=run.cwd,
+        user=run.user,
+        tty=body.tty,
+        rows=body.rows,
+        columns=body.columns,
+        stdin=body.stdin,
+        make_cwd=not body.cwd and bool(run.cwd),
+    )
+    return stream_ticket(context, ref, GuestOperation.EXEC, request)
 
 
 async def vm_stats(context: Context, call: Call) -> t.VMStats:
@@ -164,7 +180,8 @@ async def vm_ping(context: Context, call: Call) -> t.VMPing:
 
 async def vm_ports(context: Context, call: Call) -> t.VMPorts:
     record = context.machines.find(call.path["ref"])
-    return ports_reply(record, await context.machines.ports(record.id))
+    probe = call.query.get("probe", "1") not in ("0", "false")
+    return ports_reply(record, with_endpoints(await context.machines.ports(record.id, probe=probe), published_reply(context, record)))
 
 
 async def vm_touch(context: Context, call: Call) -> VMRecord:
@@ -184,13 +201,13 @@ async def vm_logs(context: Context, call: Call) -> t.LogChunk:
 def read_log(path: Path, offset: int) -> t.LogChunk:
     """At most MAX_LOG_CHUNK bytes from ``offset``, from the beginning when the file has become shorter. A character cut in half waits for the next call."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if offset > os.fstat(file.fileno()).st_size:
                 offset = 0
             file.seek(offset)
             untrusted = file.read(MAX_LOG_CHUNK)
     except FileNotFoundError:
-        return t.LogChunk(text="", next_offset=0, path=str(path))
+        return t.LogChunk(text="", next_offset=0, path=str(path), exists=False)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(untrusted)
     return t.LogChunk(text=text, next_offset=offset + len(untrusted) - len(decoder.getstate()[0]), path=str(path))
@@ -200,41 +217,6 @@ async def lease_create(context: Context, call: Call) -> t.Lease:
     lease = context.leases.create()
     token = context.tokens.issue(lambda _transport: LeaseHold(context.leases, lease), lambda: context.leases.end(lease))
     return t.Lease(id=lease.id, token=token)
-
-
-# -- images and kernels ----------------------------------------------------------------------------------------------------------------------------
-
-
-async def image_list(context: Context, call: Call) -> tuple[ImageRecord, ...]:
-    return context.images.list()
-
-
-async def image_catalog(context: Context, call: Call) -> tuple[t.CatalogEntry, ...]:
-    local = {image.name for image in context.images.list()}
-    return tuple(t.CatalogEntry(name=one.name, description=one.description, kernel=one.kernel, pulled=one.name in local) for one in context.images.catalog())
-
-
-async def image_show(context: Context, call: Call) -> ImageRecord:
-    return context.images.show(call.path["name"])
-
-
-async def image_pull(context: Context, call: Call, operation: Operation) -> ImageRecord:
-    body: t.PullImage = call.body
-    return await context.images.pull(body.name, operation.report)
-
-
-async def image_delete(context: Context, call: Call, operation: Operation) -> t.Deleted:
-    operation.report("delete_image", call.path["name"])
-    record = await context.images.delete(call.path["name"])
-    return t.Deleted(id=record.id, name=record.name)
-
-
-async def kernel_list(context: Context, call: Call) -> tuple[KernelRecord, ...]:
-    return context.images.list_kernels()
-
-
-async def kernel_show(context: Context, call: Call) -> KernelRecord:
-    return context.images.show_kernel(call.path["name"])
 
 
 # -- the daemon ------------------------------------------------------------------------------------------------------------------------------------
@@ -290,24 +272,24 @@ async def openapi(context: Context, call: Call) -> dict[str, Any]:
 
 #: Route name -> what answers at once.
 ANSWERS: Final[dict[str, Answer]] = {
+    **IMAGE_ANSWERS,
+    **KERNEL_ANSWERS,
     "doctor": doctor,
     "defaults": defaults,
     "config.show": config_show,
     "vm.list": vm_list,
     "vm.show": vm_show,
     "vm.exec": vm_exec,
+    "vm.connect": vm_connect,
+    "vm.forward": vm_forward,
     "vm.stats": vm_stats,
     "vm.health": vm_health,
     "vm.ping": vm_ping,
     "vm.ports": vm_ports,
     "vm.touch": vm_touch,
     "vm.logs": vm_logs,
+    "ssh.show": ssh_show,
     "lease.create": lease_create,
-    "image.list": image_list,
-    "image.catalog": image_catalog,
-    "image.show": image_show,
-    "kernel.list": kernel_list,
-    "kernel.show": kernel_show,
     "operation.show": operation_show,
     "operation.list": operation_list,
     "operation.cancel": operation_cancel,
@@ -319,6 +301,8 @@ ANSWERS: Final[dict[str, Answer]] = {
 
 #: Route name -> what runs as an operation.
 WORKS: Final[dict[str, Work]] = {
+    **IMAGE_WORKS,
+    **KERNEL_WORKS,
     "vm.create": vm_create,
     "vm.start": vm_start,
     "vm.stop": vm_stop,
@@ -328,17 +312,15 @@ WORKS: Final[dict[str, Work]] = {
     "vm.set": vm_set,
     "vm.prune": vm_prune,
     "gc": collect_garbage,
-    "image.pull": image_pull,
-    "image.delete": image_delete,
 }
 
 #: Operations that end when nobody waits for them any more (until they have made something that outlives the caller).
-ENDS_WITH_CALLER: Final = frozenset({"vm.create", "image.pull"})
+ENDS_WITH_CALLER: Final = frozenset({"vm.create", "image.pull", "image.build", "image.import", "image.export", "kernel.pull", "kernel.import"})
 
 
 def start_work(context: Context, name: str, call: Call, *, waited_for: bool) -> Operation:
     """Begin the operation of a route. ``waited_for``: the caller follows it on this very connection."""
     work = WORKS[name]
-    target = str(call.path.get("ref") or call.path.get("name") or getattr(call.body, "name", ""))
+    target = str(call.path.get("ref") or call.path.get("name") or getattr(call.body, "name", "") or getattr(call.body, "reference", ""))
     ends_with_followers = waited_for and name in ENDS_WITH_CALLER
     return context.operations.start(name, target, lambda operation: work(context, call, operation), ends_with_followers=ends_with_followers)

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..host.paths import Layout
+from .access import Access
 from .attach import Opener
 from .leases import Leases
 from .operations import Operations
 from .tokens import Tokens
 
 if TYPE_CHECKING:
+    from ..image.housekeeping import Housekeeping
+    from ..image.kernels import KernelService
     from ..image.service import ImageService
     from ..store import Database
     from ..vm.service import Machines
@@ -26,7 +29,10 @@ class Context:
     database: Database
     machines: Machines
     images: ImageService
+    kernels: KernelService
+    housekeeping: Housekeeping
     vmm: Vmm
     operations: Operations
     leases: Leases
     tokens: Tokens[Opener]
+    access: Access

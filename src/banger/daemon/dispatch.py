@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Final
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +23,8 @@ from ..api.routes import ROUTES, Route
 from ..model.errors import BadRequest, BadVersion, BangerError, UnknownMethod
 from ..model.opid import current_op_id, new_op_id
 from .attach import check_peer
-from .calls import ANSWERS, Call, start_work
+from .call import Call
+from .calls import ANSWERS, start_work
 from .context import Context
 from .failures import describe, http_status
 from .feed import EventFeed
@@ -39,11 +41,15 @@ _JSON: Final = "application/json"
 class Api:
     """The ASGI application. It answers from the moment the sockets exist; calls wait until ``ready`` holds the services, or the reason why there are none."""
 
-    def __init__(self, ready: asyncio.Future[Context], status: Callable[[], t.DaemonStatus], request_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, ready: asyncio.Future[Context], status: Callable[[], t.DaemonStatus], request_stop: Callable[[], None], on_refusal: Callable[[], None]
+    ) -> None:
+        """``on_refusal`` is called before a caller is told why there are no services."""
         self._ready = ready
+        self._on_refusal = on_refusal
         self._status = status
         self._request_stop = request_stop
-        endpoints = [Endpoint(route.path, _Endpoint(self, route), methods=[route.method], name=route.name) for route in ROUTES]
+        endpoints = [Endpoint(_pattern(route), _Endpoint(self, route), methods=[route.method], name=route.name) for route in ROUTES]
         self._router = Router(endpoints, redirect_slashes=False, default=_unknown)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +67,7 @@ class Api:
         try:
             check_peer(scope["state"]["peer"].uid)
             scope["app"] = self  # makes starlette raise for a wrong method instead of answering in its own words
+            scope["path"] = scope["raw_path"].decode("latin-1")  # a slash inside a reference is no boundary of the path
             await self._router(scope, receive, send_labelled)
         except ClientDisconnect:
             log.debug("the client left before its request was complete")
@@ -85,7 +92,7 @@ class Api:
         if route.request is None and untrusted_body.strip() not in (b"", b"{}"):
             raise BadRequest(f"{route.method} {route.path} takes no body")
         body = None if route.request is None else decode_request(route.request, untrusted_body)
-        call = Call(request.path_params, query, body)
+        call = Call({name: unquote(value) for name, value in request.path_params.items()}, query, body)
         if route.name == "operation.events":
             return context.operations.find(call.path["id"])
         if route.name == "events":
@@ -101,6 +108,8 @@ class Api:
         done, _ = await asyncio.wait({self._ready}, timeout=_STARTUP_SECONDS)
         if not done:
             raise BangerError("the daemon is still recovering its machines", hint="try again in a minute; banger daemon status shows its log")
+        if self._ready.exception() is not None:
+            self._on_refusal()
         return self._ready.result()
 
 
@@ -117,6 +126,11 @@ class _Endpoint:
             await _stream(answer, receive, send)
         else:
             await answer(scope, receive, send)
+
+
+def _pattern(route: Route) -> str:
+    """The path for starlette. An image may be named by its reference, which has slashes."""
+    return route.path.replace("{name}", "{name:path}") if route.name.startswith("image.") else route.path
 
 
 async def _stream(source: Operation | EventFeed, receive: Receive, send: Send) -> None:

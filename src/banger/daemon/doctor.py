@@ -6,7 +6,7 @@ import asyncio
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -38,14 +38,15 @@ async def run_checks(layout: Layout, vmm: Vmm, images: ImageService, sizes: Size
     ``findings`` are those of the capabilities.
     """
     has_image = any(image.name == sizes.image for image in images.list())
+    namespaces = await _namespaces(has_image)
     bootable, image = await _default_image(images, sizes.image) if has_image else (None, _image_to_be_built(images, sizes.image))
     return (
         _architecture(),
         *await _vmm(vmm, bootable, sizes.image),
         _guest_program(),
         *(Check(name=one.name, status=one.status, detail=one.detail, remedy=one.remedy) for one in findings),
-        _tools("image building", IMAGE_TOOLS, missing="warn" if has_image else "fail"),
-        await _namespaces(has_image),
+        _image_building(namespaces, missing="warn" if has_image else "fail"),
+        namespaces,
         image,
         _passt(),
         await asyncio.to_thread(_disk_space, layout),
@@ -73,9 +74,11 @@ async def _vmm(vmm: Vmm, bootable: Bootable | None, image: str) -> tuple[Check, 
 
 
 async def _probe(vmm: Vmm, bootable: Bootable | None) -> VmmProbe | None:
-    if bootable is not None:
-        return await vmm.probe(bootable.kernel_file, bootable.initramfs)
-    return await vmm.inspect() if isinstance(vmm, Inspects) else None
+    """Inspected first: what a guest showed is remembered, and the program may have broken since."""
+    inspected = await vmm.inspect() if isinstance(vmm, Inspects) else None
+    if bootable is None or (inspected is not None and not inspected.usable):
+        return inspected
+    return await vmm.probe(bootable.kernel_file, bootable.initramfs)
 
 
 def _acceleration(probe: VmmProbe, image: str) -> Check:
@@ -93,12 +96,16 @@ def _guest_program() -> Check:
         return _failed("guest program", error)
 
 
-def _tools(name: str, tools: Iterable[str], *, missing: Trouble) -> Check:
-    absent = [tool for tool in tools if not _installed(tool)]
-    if not absent:
-        return Check(name=name, status="pass", detail=", ".join(tools))
-    packages = dict.fromkeys(PACKAGES.get(tool, tool) for tool in absent)
-    return Check(name=name, status=missing, detail=f"not installed: {', '.join(absent)}", remedy=f"sudo apt-get install {' '.join(packages)}")
+def _image_building(namespaces: Check, *, missing: Trouble) -> Check:
+    """The tools, and the namespaces that they work in."""
+    name = "image building"
+    absent = [tool for tool in IMAGE_TOOLS if not _installed(tool)]
+    if absent:
+        packages = dict.fromkeys(PACKAGES.get(tool, tool) for tool in absent)
+        return Check(name=name, status=missing, detail=f"not installed: {', '.join(absent)}", remedy=f"sudo apt-get install {' '.join(packages)}")
+    if namespaces.status != "pass":
+        return Check(name=name, status=namespaces.status, detail="the tools are there, but namespaces do not work (see there)", remedy=namespaces.remedy)
+    return Check(name=name, status="pass", detail=", ".join(IMAGE_TOOLS))
 
 
 def _installed(tool: str) -> bool:
@@ -119,7 +126,7 @@ async def _namespaces(has_image: bool) -> Check:
 
 
 async def _default_image(images: ImageService, name: str) -> tuple[Bootable | None, Check]:
-    kernels = {kernel.name for kernel in images.list_kernels()}
+    kernels = {kernel.name for kernel in images.kernels.list()}
     record = images.show(name)
     remedy = f"banger image pull {name}"
     if record.kernel_name not in kernels:
@@ -132,7 +139,11 @@ async def _default_image(images: ImageService, name: str) -> tuple[Bootable | No
 
 
 def _image_to_be_built(images: ImageService, name: str) -> Check:
-    if any(entry.name == name for entry in images.catalog()):
+    try:
+        known = any(entry.name == name for entry in images.catalog())
+    except BangerError as error:  # a mistake in a catalog of the user's
+        return _failed("default image", error)
+    if known:
         return Check(name="default image", status="pass", detail=f"{name} is built on first use", remedy=f"banger image pull {name}")
     remedy = "install banger again" if name == DEFAULT_IMAGE else "change default_image_name in config.toml (banger config show); banger image list --available"
     return Check(name="default image", status="fail", detail=f"{name} is neither here nor in the catalog", remedy=remedy)

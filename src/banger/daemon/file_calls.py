@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..api import guest_types as g
 from ..api import types as t
 from ..guest.file_messages import pack_request, unpack_request
 from ..guest.frames import Operation
 from ..model.errors import GuestError, GuestTimeout
+from .call import Answer, Call
 from .context import Context
 from .tickets import stream_ticket
-
-if TYPE_CHECKING:
-    from .calls import Call
 
 STAT_SECONDS: Final = 30.0
 
@@ -58,7 +55,7 @@ async def vm_stat_path(context: Context, call: Call) -> g.PathStatus:
 
 
 #: Route name -> what answers at once.
-FILE_ANSWERS: Final[dict[str, Callable[[Context, Call], Awaitable[object]]]] = {
+FILE_ANSWERS: Final[dict[str, Answer]] = {
     "vm.unpack": vm_unpack,
     "vm.pack": vm_pack,
     "vm.stat_path": vm_stat_path,

@@ -15,7 +15,7 @@ from typing import Final
 from ..guest.agent import Agent
 from ..guest.frames import Frame, FrameReader, FrameType, Operation, encode
 from ..guest.outcome import encode_refusal
-from ..model.errors import BadRequest, BangerError, ChannelLost
+from ..model.errors import BadRequest, BangerError, ChannelLost, GuestTimeout
 from ..model.names import short_id
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CLIENT_STREAM: Final = 1
 """Stream id and epoch that both sides use on attach.sock."""
 CLIENT_EPOCH: Final = 0
+OPEN_SECONDS: Final = 20.0
+"""For the guest's first answer to an OPEN, which says that the command runs; then it may be silent for ever."""
 MAX_UNSENT_TO_CLIENT: Final = 4 * 1024 * 1024
 _HIGH_WATER: Final = 1024 * 1024
 _LOW_WATER: Final = 256 * 1024
@@ -57,6 +59,7 @@ class Forward:
             on_end()
             raise
         self._sender = asyncio.create_task(self._send_queue(), name=f"forward to {short_id(vm_id)}")
+        self._unanswered: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._give_up_opening)
         log.info("stream opened", extra=self._labels)
 
     def received(self, untrusted: bytes) -> None:
@@ -107,6 +110,7 @@ class Forward:
     def _on_frame(self, frame: Frame) -> None:
         if self._over:
             return
+        self._answered()
         self._transport.write(encode(frame))
         if frame.type in _LAST:
             self._finish()
@@ -114,6 +118,15 @@ class Forward:
             log.warning("the guest sends more than the client asked for, dropping the stream", extra=self._labels)
             self._end()
             self._transport.abort()
+
+    def _answered(self) -> None:
+        if self._unanswered is not None:
+            self._unanswered.cancel()
+            self._unanswered = None
+
+    def _give_up_opening(self) -> None:
+        log.warning("the guest does not open a stream", extra=self._labels)
+        self._give_up(GuestTimeout.code, f"the guest did not begin within {OPEN_SECONDS:g} s; is it frozen?")
 
     def _on_lost(self) -> None:
         self._give_up(ChannelLost.code, "the channel to the guest ended")
@@ -134,6 +147,7 @@ class Forward:
             self._transport.resume_reading()
 
     def _end(self) -> None:
+        self._answered()
         if not self._over:
             self._over = True
             self._on_end()

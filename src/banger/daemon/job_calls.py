@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..api import guest_types as g
 from ..api import types as t
@@ -14,12 +14,11 @@ from ..guest.agent import Agent
 from ..guest.frames import Operation
 from ..guest.job_messages import GuestJob, job_output_request, job_start_request, signal_number
 from ..guest.outcome import ExecOutcome
+from ..image.run_config import program
 from ..model.errors import GuestError, GuestTimeout, NotFound
+from .call import Answer, Call
 from .context import Context
 from .tickets import stream_ticket
-
-if TYPE_CHECKING:
-    from .calls import Call
 
 ANSWER_SECONDS: Final = 30.0
 
@@ -32,8 +31,10 @@ async def vm_jobs(context: Context, call: Call) -> tuple[g.Job, ...]:
 async def vm_job_start(context: Context, call: Call) -> g.StartedJob:
     body: g.StartJob = call.body
     job_id = body.id or f"job-{secrets.token_hex(4)}"
-    request = job_start_request(id=job_id, argv=body.argv, env=body.env, cwd=body.cwd, user=body.user)
-    context.machines.touch(call.path["ref"])
+    config = context.images.config_of(context.machines.find(call.path["ref"]).image_id)
+    run = program(config, argv=body.argv, env=body.env, cwd=body.cwd, user=body.user)
+    request = job_start_request(id=job_id, argv=run.argv, env=run.env, cwd=run.cwd, user=run.user, make_cwd=not body.cwd and bool(run.cwd))
+    context.machines.note_use(call.path["ref"])
     async with _agent(context, call.path["ref"]) as agent:
         started = await agent.start_job(request)
     if isinstance(started, ExecOutcome):
@@ -88,7 +89,7 @@ def _job_reply(job: GuestJob) -> g.Job:
 
 
 #: Route name -> what answers at once.
-JOB_ANSWERS: Final[dict[str, Callable[[Context, Call], Awaitable[object]]]] = {
+JOB_ANSWERS: Final[dict[str, Answer]] = {
     "vm.jobs": vm_jobs,
     "vm.job_start": vm_job_start,
     "vm.job_output": vm_job_output,

@@ -15,7 +15,6 @@ from .. import __version__
 from ..api import types as t
 from ..host.paths import Layout
 from ..model.errors import BangerError
-from ..model.records import VMState
 from .attach import AttachServer, Opener
 from .context import Context
 from .dispatch import Api
@@ -29,6 +28,8 @@ OPERATIONS_DEADLINE: Final = 20.0
 LEASES_DEADLINE: Final = 15.0
 _FAREWELL_SECONDS: Final = 1.0
 """How long a daemon that could not start keeps answering with the reason: somebody has just started it and waits."""
+_REFUSED_SECONDS: Final = 0.1
+"""For others who wait for the same answer."""
 
 Compose = Callable[[Layout, Tokens[Opener]], Context]
 
@@ -44,7 +45,7 @@ class Daemon:
         self._ready: asyncio.Future[Context] = asyncio.get_running_loop().create_future()
         self._tokens: Tokens[Opener] = Tokens()
         self._attach = AttachServer(self._tokens)
-        self._server = HttpServer(Api(self._ready, self.status, self.request_stop))
+        self._server = HttpServer(Api(self._ready, self.status, self.request_stop, self._retire))
         self._context: Context | None = None
         self._failure: BangerError | None = None
 
@@ -70,7 +71,6 @@ class Daemon:
 
     def status(self) -> t.DaemonStatus:
         """Who we are."""
-        records = self._context.machines.list() if self._context is not None else ()
         return t.DaemonStatus(
             pid=os.getpid(),
             version=__version__,
@@ -79,7 +79,7 @@ class Daemon:
             log=str(self._layout.daemon_log),
             state_directory=str(self._layout.state),
             started_at=self._started_at,
-            running_vms=sum(record.state is VMState.RUNNING and not record.remove for record in records),
+            running_vms=self._context.machines.count_running() if self._context is not None else 0,
         )
 
     async def _start_up(self) -> None:
@@ -92,7 +92,7 @@ class Daemon:
             asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, self.request_stop)
             return
         try:
-            await context.images.remove_leftovers()
+            await context.images.settle()
             await context.machines.recover()
         except Exception:
             # What could be recovered was; refusing all commands would not help the rest.
@@ -104,12 +104,20 @@ class Daemon:
         self._ready.set_exception(error)
         self._ready.exception()  # asyncio complains about exceptions that nobody has looked at
 
+    def _retire(self) -> None:
+        """Somebody is being told why there are no services: who comes later starts another daemon, for which the reason may be gone."""
+        self._remove_sockets()
+        asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self.request_stop)
+
+    def _remove_sockets(self) -> None:
+        for path in (self._layout.api_socket, self._layout.attach_socket):
+            path.unlink(missing_ok=True)
+
     async def _shut_down(self, starting: asyncio.Task[None], serving: asyncio.Task[None]) -> None:
         log.info("stopping")
         self._server.stop_listening()
         self._attach.stop_listening()
-        for path in (self._layout.api_socket, self._layout.attach_socket):
-            path.unlink(missing_ok=True)
+        self._remove_sockets()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         if not self._ready.done():

@@ -17,9 +17,10 @@ from typing import Final, Literal
 import msgspec
 
 from ..api import types as t
-from ..api.codec import clean, encode_line, raw
+from ..api.codec import clean, encode_line, error_from_body, raw
 from ..model.errors import BangerError, Cancelled, NotFound
 from ..model.opid import current_op_id
+from ..model.progress import Report
 from .failures import describe
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,21 @@ class Operations:
         self._running[operation.id] = operation
         operation.start(work, self._keep)
         return operation
+
+    async def carry_out(self, kind: str, target: str, work: Callable[[Report], Awaitable[object]]) -> None:
+        """Work that the daemon itself began, such as stopping an idle machine, as an operation; returns when it has ended.
+
+        Raises what it failed with, and what ``start`` raises; cancelling the caller cancels it.
+        """
+        operation = self.start(kind, target, lambda one: work(one.report))
+        try:
+            await operation.ended.wait()
+        except asyncio.CancelledError:
+            operation.cancel()
+            await operation.ended.wait()
+            raise
+        if operation.error is not None:
+            raise error_from_body(operation.error)
 
     def _keep(self, operation: Operation) -> None:
         del self._running[operation.id]

@@ -52,7 +52,15 @@ def health_reply(health: Health) -> t.VMHealth:
 
 def ports_reply(record: VMRecord, ports: tuple[Port, ...]) -> t.VMPorts:
     shown = tuple(
-        t.Port(protocol=port.protocol, addresses=port.addresses, port=port.port, process=port.process, command=port.command, endpoint=port.endpoint)
+        t.Port(
+            protocol=port.protocol,
+            addresses=port.addresses,
+            port=port.port,
+            process=port.process,
+            command=port.command,
+            endpoint=port.endpoint,
+            http_status=port.http_status,
+        )
         for port in ports
     )
     return t.VMPorts(id=record.id, name=record.name, ports=shown)

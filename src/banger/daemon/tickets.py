@@ -15,7 +15,7 @@ def stream_ticket(context: Context, ref: str, operation: Operation, request: byt
     """A ticket for one stream of a running machine, which counts as used now. Raises NotFound, NotRunning, GuestError."""
     vm_id = context.machines.find(ref).id
     context.machines.agent(vm_id)
-    context.machines.touch(vm_id)
+    context.machines.note_use(vm_id)
     op_id = current_op_id.get()
 
     def open_stream(transport: asyncio.Transport) -> Forward:

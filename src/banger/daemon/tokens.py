@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from ..model.errors import BangerError
+log = logging.getLogger(__name__)
 
 TOKEN_SECONDS: Final = 30.0
 MAX_TOKENS: Final = 1024
@@ -31,9 +32,10 @@ class Tokens(Generic[Purpose]):
         self._pending: dict[str, _Pending[Purpose]] = {}
 
     def issue(self, purpose: Purpose, on_expired: Callable[[], None] = lambda: None) -> str:
-        """A fresh token for ``purpose``; ``on_expired`` is called when nobody claims it in time. Raises BangerError when too many wait."""
-        if len(self._pending) >= MAX_TOKENS:
-            raise BangerError(f"{MAX_TOKENS} streams wait for their client already", hint=f"they expire after {self._seconds:g} s")
+        """A fresh token for ``purpose``; ``on_expired`` is called when nobody claims it in time, or so many others are issued meanwhile."""
+        while len(self._pending) >= MAX_TOKENS:
+            log.warning("too many tokens wait for their client, the oldest expires", extra={"tokens": MAX_TOKENS})
+            self._expire(next(iter(self._pending)))
         token = secrets.token_urlsafe(24)
         timer = asyncio.get_running_loop().call_later(self._seconds, self._expire, token)
         self._pending[token] = _Pending(purpose, on_expired, timer)

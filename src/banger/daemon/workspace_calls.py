@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..api import types as t
 from ..model.records import VMRecord
 from ..vm.workspaces import record_workspace
+from .call import Answer, Call
 from .context import Context
-
-if TYPE_CHECKING:
-    from .calls import Call
 
 
 async def vm_workspace(context: Context, call: Call) -> VMRecord:
@@ -21,4 +18,4 @@ async def vm_workspace(context: Context, call: Call) -> VMRecord:
 
 
 #: Route name -> what answers at once.
-WORKSPACE_ANSWERS: Final[dict[str, Callable[[Context, Call], Awaitable[object]]]] = {"vm.workspace": vm_workspace}
+WORKSPACE_ANSWERS: Final[dict[str, Answer]] = {"vm.workspace": vm_workspace}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .call import Call
 from .channel import Channel
+from .connection import Connection
 from .fields import i64, pack, text, u8, u32
 from .file_messages import (
     GuestUser,
@@ -34,6 +35,7 @@ from .messages import (
     GuestTime,
     Hello,
     Listener,
+    connect_request,
     decode_configured,
     decode_listeners,
     decode_stats,
@@ -49,6 +51,7 @@ __all__ = [
     "Agent",
     "Configuration",
     "Configured",
+    "Connection",
     "FileSystem",
     "FileToWrite",
     "Forwarded",
@@ -56,6 +59,7 @@ __all__ = [
     "GuestTime",
     "Hello",
     "Listener",
+    "connect_request",
     "exec_request",
 ]
 
@@ -182,6 +186,13 @@ class Agent:
     async def signal_job(self, id: str, number: int) -> None:
         """Send a signal to the process group of a running job."""
         await Call(self._channel).run(Operation.JOB_SIGNAL, job_signal_request(id=id, number=number))
+
+    async def connect(self, address: str, port: int = 0) -> Connection:
+        """Connect to a socket inside the guest; arguments as for ``connect_request``. Gives up after 10 s.
+
+        ``guest_code`` of the error tells why not: ``refused``, ``not_found``, ``timed_out``, ``permission`` or ``io``. Raises BadRequest.
+        """
+        return await Connection.open(self._channel, connect_request(address, port))
 
     def forward(self, operation: int, request: bytes, on_frame: Callable[[Frame], None], on_lost: Callable[[], None]) -> Forwarded:
         """Open a stream for a client and move its frames unread.

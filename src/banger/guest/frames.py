@@ -60,6 +60,7 @@ class Operation(IntEnum):
     SHUTDOWN = 7
     TIME = 8
     SYNC = 9
+    CONNECT = 10
     UNPACK = 11
     PACK = 12
     STAT = 13

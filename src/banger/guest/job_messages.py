@@ -50,11 +50,12 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
-def job_start_request(*, id: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str) -> bytes:
+def job_start_request(*, id: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str, make_cwd: bool = False) -> bytes:
     """Request of ``job_start``. Raises BadRequest as ``exec_request`` does."""
     if not argv:
         raise BadRequest("a job needs a command")
-    request = exec_request(argv=argv, env=env, cwd=cwd, user=user, tty=False, rows=0, columns=0, stdin=False) + pack((24, text(check_job_id(id))))
+    request = exec_request(argv=argv, env=env, cwd=cwd, user=user, tty=False, rows=0, columns=0, stdin=False, make_cwd=make_cwd)
+    request += pack((30, text(check_job_id(id))))
     if len(request) > MAX_REQUEST:
         raise BadRequest(f"the command and its environment have {len(request)} bytes, at most {MAX_REQUEST} can be passed", hint="put long data into a file")
     return request
@@ -62,21 +63,21 @@ def job_start_request(*, id: str, argv: Sequence[str], env: Mapping[str, str], c
 
 def job_list_request(id: str = "") -> bytes:
     """Request of ``job_list``: one job, or all."""
-    return pack((24, text(check_job_id(id)))) if id else b""
+    return pack((30, text(check_job_id(id)))) if id else b""
 
 
 def job_signal_request(*, id: str, number: int) -> bytes:
     """Request of ``job_signal``."""
     if not 1 <= number <= _MAX_SIGNAL:
         raise BadRequest(f"{number} is not the number of a signal")
-    return pack((24, text(check_job_id(id))), (17, u32(number)))
+    return pack((30, text(check_job_id(id))), (17, u32(number)))
 
 
 def job_output_request(*, id: str, which: Which = "both", offset: int = 0, follow: bool = False) -> bytes:
     """Request of ``job_output``: ``both`` comes on channels 1 and 2, one of them on channel 1; ``none`` only waits for the end."""
     if offset < 0:
         raise BadRequest("an offset cannot be negative")
-    return pack((24, text(check_job_id(id))), (17, u8(_WHICH[which])), (18, u64(offset)), (19, u8(follow)))
+    return pack((30, text(check_job_id(id))), (17, u8(_WHICH[which])), (18, u64(offset)), (19, u8(follow)))
 
 
 def signal_number(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -117,8 +118,19 @@ class GuestTime:
     uptime_us: int
 
 
-def exec_request(*, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str, tty: bool, rows: int, columns: int, stdin: bool) -> bytes:
-    """Request of ``exec``; no ``argv`` = the user's login shell, "" = the user's home, root.
+def exec_request(
+    *,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    user: str,
+    tty: bool,
+    rows: int,
+    columns: int,
+    stdin: bool,
+    make_cwd: bool = False,
+) -> bytes:
+    """Request of ``exec``; no ``argv`` = the user's login shell, "" = the user's home, root. ``make_cwd``: ``cwd`` is made when it is missing.
 
     Raises BadRequest for words that cannot be passed to a program, or more than a frame holds.
     """
@@ -129,12 +141,35 @@ def exec_request(*, argv: Sequence[str], env: Mapping[str, str], cwd: str, user:
     if user:
         fields.append((19, text(user)))
     fields += [(20, u8(tty)), (21, u32(_cells(rows))), (22, u32(_cells(columns))), (23, u8(stdin))]
+    if make_cwd:
+        fields.append((24, u8(make_cwd)))
     request = pack(*fields)
     if len(request) > MAX_REQUEST:
         raise BadRequest(
             f"the command and its environment have {len(request)} bytes, at most {MAX_REQUEST} can be passed", hint="put long data into a file or stdin"
         )
     return request
+
+
+def connect_request(address: str, port: int = 0) -> bytes:
+    """Request of ``connect``: an IP address of the guest ("" = 127.0.0.1) and a port, or the path of a unix socket, which begins with "/".
+
+    Raises BadRequest for anything else.
+    """
+    if address.startswith("/"):
+        return pack((16, text(address)))
+    if not 0 < port <= 0xFFFF:
+        raise BadRequest(f"there is no port {port}", hint="ports are 1 to 65535")
+    if address:
+        _check_address(address)
+    return pack((16, text(address)), (17, u32(port)))
+
+
+def _check_address(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise BadRequest(f"{address[:80]!r} is no IP address", hint="give an IP address, or the path of a unix socket") from None
 
 
 def _variable(name: str) -> str:

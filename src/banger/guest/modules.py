@@ -74,6 +74,12 @@ def resolve(tree: Path) -> tuple[Module, ...]:
     return tuple(Module(_name(path), tree / path) for path in order)
 
 
+def available(tree: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the drivers that are part of the kernel, and of those that are modules in ``tree``, by its own lists. Raises BadRequest for bad ones."""
+    modules = frozenset(_name(path) for path in _dependencies(tree)) if (tree / "modules.dep").exists() else frozenset()
+    return _builtin(tree), modules
+
+
 def _visit(path: str, needs: dict[str, list[str]], order: list[str], seen: set[str]) -> None:
     """Append ``path`` to ``order`` behind everything that it needs."""
     if path in seen:

@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass
 from typing import Final
 
-from ..model.errors import ChannelLost, GuestError
+from ..model.errors import ChannelLost, GuestError, GuestTimeout
 from .fields import Fields, pack, text
 
 EXITED: Final = 0
@@ -23,6 +23,7 @@ _HINTS: Final = {
     "not_a_directory": "choose another destination, or remove what is in the way",
     "is_a_directory": "choose another destination, or remove what is in the way",
     "too_many_jobs": "wait until one of the jobs in this VM has ended, or end one with `banger vm job kill`",
+    "refused": "nothing listens there; `banger vm ports` shows what does",
     "too_many_streams": "wait until one of the commands in this VM has ended",
 }
 
@@ -68,6 +69,8 @@ def decode_refusal(untrusted: bytes | memoryview) -> GuestError:
         return error
     if code == ChannelLost.code:
         return ChannelLost(message)
+    if code == GuestTimeout.code:
+        return GuestTimeout(message, hint="`banger vm health VM` asks whether it answers, `banger vm kill VM` ends one that does not")
     refusal = GuestError(message or f"the guest refused: {code}", hint=_HINTS.get(code, ""))
     refusal.guest_code = code
     return refusal

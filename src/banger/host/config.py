@@ -9,16 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ..model.config import LOG_LEVELS, SIZE_KEYS, Config
+from ..model.config import LOG_LEVELS, SIZE_KEYS, Config, FileSync
 from ..model.durations import parse_duration
 from ..model.errors import BadRequest
 from ..model.limits import check_disk, check_memory, check_vcpu
 from ..model.names import check_artifact_name
 from ..model.sizes import parse_size
+from .file_sync import read_file_sync
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 
 Value = TypeVar("Value")
+
+Setting = str | int | float | tuple[FileSync, ...]
 
 _TABLES: Final = ("vm_defaults",)
 
@@ -26,7 +29,7 @@ _TABLES: Final = ("vm_defaults",)
 def load_config(path: Path) -> Config:
     """What the file says; the built-in configuration when there is none. Raises BadRequest for a file that cannot be read or understood."""
     document = _read(path)
-    values: dict[str, str | int | float] = {}
+    values: dict[str, Setting] = {}
     for key, untrusted in _flatten(document, path):
         if key not in _READERS:
             raise _unknown(path, key)
@@ -69,9 +72,9 @@ def _unknown(path: Path, key: str) -> BadRequest:
     return BadRequest(f"{path}: unknown key {key}", hint=hint)
 
 
-def _config(values: Mapping[str, str | int | float]) -> Config:
+def _config(values: Mapping[str, Setting]) -> Config:
     plain = {key: value for key, value in values.items() if key not in SIZE_KEYS}
-    sizes = {field: int(values[key]) for key, field in SIZE_KEYS.items() if key in values}
+    sizes = {field: values[key] for key, field in SIZE_KEYS.items() if key in values}
     return Config(**plain, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
 
 
@@ -113,10 +116,11 @@ def _size(what: str, untrusted: str) -> int:
     return _within(partial(check_disk, what=what), parse_size(untrusted), 'for example "8G"')
 
 
-_READERS: Final[dict[str, Callable[[object], str | int | float]]] = {
+_READERS: Final[dict[str, Callable[[object], Setting]]] = {
     "log_level": partial(_text, _log_level, "info"),
     "default_image_name": partial(_text, check_artifact_name, "debian-bookworm"),
     "auto_stop_stale_after": partial(_text, parse_duration, "2h"),
+    "file_sync": read_file_sync,
     "vm_defaults.vcpu": partial(_whole, check_vcpu, 2),
     "vm_defaults.memory_mib": partial(_whole, check_memory, 2048),
     "vm_defaults.disk_size": partial(_text, partial(_size, "disk-size"), "8G"),

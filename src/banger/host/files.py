@@ -8,10 +8,11 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ..model.errors import NoSpace
 
@@ -65,7 +66,11 @@ def publish_directory(staged: Path, final: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree (or nothing). Raises OSError when something resists."""
+    """Remove a directory tree (or nothing), of one file system: what is mounted in it is somebody else's. Raises OSError when something resists."""
+    from .mounts import mounts_in  # needs asyncio, which the command line has no use for
+
+    if mounts := mounts_in(path):
+        raise OSError(errno.EBUSY, "something is mounted there, unmount it first", str(mounts[0]))
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
 
@@ -87,10 +92,20 @@ def allocated_bytes(path: Path) -> int:
         return 0
 
 
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file for reading. Raises OSError for anything else: a FIFO or a device could keep us waiting for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
 def tail(path: Path, size: int = 2000) -> str:
     """The last ``size`` bytes of a text file, "" when there is none. Control characters but newline and tab are replaced: it may be a guest's console."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             raw = file.read(size)
     except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,8 +36,14 @@ class JsonLines(logging.Formatter):
 
 def log_to_file(path: Path, level: str) -> None:
     """Send all logging of this process to ``path`` as JSON lines (four files of 8 MiB at most)."""
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=8 * 1024 * 1024, backupCount=3, encoding="utf-8")
-    _install(handler, level)
+    _install(_RotatingFile(path, maxBytes=8 * 1024 * 1024, backupCount=3, encoding="utf-8"), level)
+
+
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    """Looks at the file's size alone. The original formats every record a second time to know whether the file would become too long."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        return self.stream is not None and os.fstat(self.stream.fileno()).st_size >= self.maxBytes
 
 
 def log_to_stderr(level: str) -> None:

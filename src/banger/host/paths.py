@@ -49,6 +49,11 @@ class Layout:
         return self.config / "config.toml"
 
     @property
+    def catalogs(self) -> tuple[Path, ...]:
+        """Directories of catalogs beside the embedded one, in the order in which they win over each other."""
+        return Path("/etc/banger/catalog.d"), self.config / "catalog.d"
+
+    @property
     def database(self) -> Path:
         return self.state / "banger.db"
 
@@ -87,6 +92,16 @@ class Layout:
         return self.cache / "initramfs"
 
     @property
+    def oci_cache(self) -> Path:
+        """Blobs of container images, by digest."""
+        return self.cache / "oci"
+
+    @property
+    def spool(self) -> Path:
+        """Where the command line puts what it reads from stdin for the daemon."""
+        return self.cache / "spool"
+
+    @property
     def probe_cache(self) -> Path:
         """Results of probing the host, by boot id."""
         return self.cache / "probe"
@@ -95,6 +110,25 @@ class Layout:
     def workspace_cache(self) -> Path:
         """What clients remember of the workspaces that they prepared."""
         return self.cache / "workspaces"
+
+    @property
+    def ssh(self) -> Path:
+        """Keys, pins and configuration of ssh."""
+        return self.state / "ssh"
+
+    @property
+    def ssh_identity(self) -> Path:
+        """The private key that logs in to every machine."""
+        return self.ssh / "id_ed25519"
+
+    @property
+    def ssh_known_hosts(self) -> Path:
+        return self.ssh / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        """What ``banger ssh-config --install`` includes."""
+        return self.ssh / "config"
 
     @property
     def vms(self) -> Path:
@@ -143,6 +177,10 @@ class VMLayout:
     @property
     def network_socket(self) -> Path:
         return self.root / "network.sock"
+
+    @property
+    def ssh_host_key(self) -> Path:
+        return self.root / "ssh_host_ed25519_key"
 
     @property
     def network_log(self) -> Path:

@@ -104,8 +104,10 @@ def send_signal(process: ProcessIdentity, number: signal.Signals) -> bool:
         os.close(fd)
 
 
-async def wait_exit(process: ProcessIdentity) -> None:
+async def wait_exit(process: ProcessIdentity) -> int | None:
     """Return when the process has ended (at once if it has); reaps it when it is our child.
+
+    The result is its exit status, or the negative number of the signal that ended it; None when it was not our child, or somebody else reaped it.
 
     Ended means all its threads: a killed process can be a zombie by its first thread while others still hold its files and their locks.
     """
@@ -121,7 +123,7 @@ async def wait_exit(process: ProcessIdentity) -> None:
                 await ended
             finally:
                 loop.remove_reader(fd)
-        _reap(process.pid)
+        return _reap(process.pid)
     finally:
         if fd is not None:
             os.close(fd)
@@ -132,10 +134,12 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _reap(pid: int) -> None:
+def _reap(pid: int) -> int | None:
     with contextlib.suppress(ChildProcessError):
         if start_time_of(pid) is None:
-            os.waitpid(pid, os.WNOHANG)
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            return os.waitstatus_to_exitcode(status) if reaped else None
+    return None
 
 
 async def end(process: ProcessIdentity, *, grace: float = 0.0) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from ..model.errors import CommandFailed, MissingTool
 from ..model.records import ProcessIdentity
@@ -59,6 +59,8 @@ PACKAGES: Final[dict[str, str]] = {
     "cc": "gcc libc6-dev",
     "git": "git",
     "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
 }
 
 
@@ -228,6 +230,15 @@ def _wait_for_arguments(child: ProcessIdentity) -> None:
         until = time.monotonic() + 1.0
         while not shown.read_bytes() and is_alive(child) and time.monotonic() < until:
             time.sleep(0.0002)
+
+
+def become(argv: Sequence[str | Path]) -> NoReturn:
+    """Replace this process by a program that is the user's own to talk to: it keeps their environment, terminal and signals, and its status is ours.
+
+    Raises MissingTool, or OSError when it cannot be executed.
+    """
+    program = find_tool(str(argv[0]))
+    os.execv(program, list(map(str, argv)))  # noqa: S606
 
 
 def use_pidfd_child_watcher() -> None:

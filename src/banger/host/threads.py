@@ -13,7 +13,11 @@ Result = TypeVar("Result")
 
 async def run_to_end(work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
     """``work(...)`` in a thread. A thread cannot be stopped, so a cancellation waits for its end: what is undone next must be there already."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    return await finished(asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs)))
+
+
+async def finished(running: asyncio.Future[Result]) -> Result:
+    """The result of work in a thread that has been started already; a cancellation waits as it does in ``run_to_end``."""
     try:
         return await asyncio.shield(running)
     except BaseException:

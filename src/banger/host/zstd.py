@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdDecompressor, compress
+    from compression.zstd import ZstdDecompressor, ZstdError, compress
     from compression.zstd import open as open_zstd
 else:
-    from backports.zstd import ZstdDecompressor, compress
+    from backports.zstd import ZstdDecompressor, ZstdError, compress
     from backports.zstd import open as open_zstd
 
-__all__ = ["ZstdDecompressor", "compress", "open_zstd"]
+__all__ = ["ZstdDecompressor", "ZstdError", "compress", "open_zstd"]

@@ -77,7 +77,7 @@ def _payload(image: Path) -> bytes:
         raise BadRequest(f"{image} is larger than a kernel may be")
     untrusted_image = image.read_bytes()
     if len(untrusted_image) < _HEADER_BYTES or untrusted_image[0x202:0x206] != b"HdrS":
-        raise BadRequest(f"{image} is not a bzImage")
+        raise BadRequest(f"{image} is no kernel for x86-64: neither an ELF file nor a bzImage")
     version = struct.unpack_from("<H", untrusted_image, 0x206)[0]
     if version < 0x0208:
         raise BadRequest(f"{image} has boot protocol {version >> 8}.{version & 255:02d}, too old to find the kernel in it")

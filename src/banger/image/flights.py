@@ -37,6 +37,11 @@ class Flights(Generic[Result]):
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[Result]] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Whether any work is under way."""
+        return bool(self._flights)
+
     async def join(self, key: str, work: Callable[[Report], Awaitable[Result]], report: Report) -> Result:
         """The result of ``work`` for ``key``: of the run that is under way, else of a new one; raises what it raises.
 

@@ -14,11 +14,11 @@ from ..host.run import Completed, find_tool, run
 from ..model.errors import BadRequest, CommandFailed
 from ..model.progress import Report
 from ..storage.ext4 import explain_full
+from .apt_sources import check_keyring, host_options, source_lines
 from .bzimage import extract_vmlinux
 from .catalog import Distribution, KernelRecipe
 from .complaints import Complaints
 from .recipe import check_space
-from .sources import check_keyring, host_options, source_lines
 
 STAGE: Final = "pull_kernel"
 VMLINUX: Final = "vmlinux"

@@ -14,10 +14,10 @@ from ..host.run import find_tool, run
 from ..model.progress import Report
 from ..storage.ext4 import BLOCK_BYTES, FEATURES, INODE_BYTES, PREZEROED, explain_full, make_filesystem
 from . import finish_tree, namespace
+from .apt_sources import check_keyring, host_options, source_lines
 from .aptprogress import AptProgress
 from .catalog import Distribution, Recipe
 from .complaints import Complaints
-from .sources import check_keyring, host_options, source_lines
 
 STAGE: Final = "build_image"
 ROOTFS: Final = "rootfs.ext4"

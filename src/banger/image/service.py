@@ -1,32 +1,35 @@
-"""Images and kernels of this host: found, made when the catalog knows them, removed."""
+"""Images of this host: found, made from their sources, replaced, removed."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import hashlib
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
-from ..guest.initramfs import build_initramfs
-from ..guest.program import guest_program
-from ..host.files import sha256_of
 from ..host.paths import Layout
-from ..model.errors import BangerError, NotFound
-from ..model.names import new_id
+from ..model.errors import AlreadyExists, BangerError, NotFound
+from ..model.names import check_artifact_name, new_id
 from ..model.progress import Report
-from ..model.records import ImageRecord, KernelRecord
-from ..store.artifacts import ImageTable, KernelTable
-from . import kernel as kernels
-from . import recipe as recipes
-from .catalog import Catalog, CatalogImage, embedded, unknown
+from ..model.records import ImageConfig, ImageRecord, KernelRecord
+from ..store.artifacts import ImageTable
+from .catalog import DEFAULT_KERNEL, Catalog, CatalogImage, embedded, unknown
 from .flights import Flights
-from .staging import discard, find_leftovers, name_lock, publish, remove_leftover, remove_leftovers, staged, staging_path
+from .kernel import VMLINUX
+from .kernels import KernelService
+from .lookup import find_image
+from .oci.blobs import BlobCache
+from .publication import remove_image, replace_image
+from .sources.choose import Chooser, Wish, is_path
+from .sources.protocol import ROOTFS, STAGE, Made, Source
+from .staging import find_leftovers, name_lock, publish, remove_leftover, remove_leftovers, staged
 
-Artifact = TypeVar("Artifact", ImageRecord, KernelRecord)
+_SPOOL_SECONDS: Final = 24 * 3600.0
+UP_TO_DATE: Final = "up_to_date"
+"""Stage of the one event of a pull that had nothing to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,185 +44,196 @@ class Bootable:
 
 
 class ImageService:
-    """The images and kernels of one instance. Used from the event loop only."""
+    """The images of one instance. Used from the event loop only."""
 
-    def __init__(self, layout: Layout, images: ImageTable, kernels: KernelTable, *, catalog: Catalog | None = None) -> None:
+    def __init__(self, layout: Layout, images: ImageTable, kernels: KernelService, *, catalog: Callable[[], Catalog] = embedded) -> None:
         self._layout = layout
         self._images = images
-        self._kernels = kernels
-        self._catalog = catalog or embedded()
-        self._image_flights: Flights[ImageRecord] = Flights()
-        self._kernel_flights: Flights[KernelRecord] = Flights()
-        self._initramfs: dict[tuple[str, int, int], Path] = {}
+        self.kernels = kernels
+        self._catalog = catalog
+        self._flights: Flights[ImageRecord] = Flights()
+        self.cache = BlobCache(layout.oci_cache)
+        self.chooser = Chooser(catalog, self.cache)
 
-    async def ensure(self, name: str, report: Report) -> Bootable:
-        """What image ``name`` boots from; made first when only the catalog has it.
+    @property
+    def default_kernel(self) -> str:
+        """What boots an image that names no kernel."""
+        return DEFAULT_KERNEL
+
+    @property
+    def busy(self) -> bool:
+        """Whether an image is being made."""
+        return self._flights.busy
+
+    async def ensure(self, word: str, report: Report) -> Bootable:
+        """What the image ``word`` (id, name, reference or path) boots from; made first when it is not here, or when the file it names has changed.
 
         Raises NotFound with the nearest names, BangerError when files of the image are gone, and whatever ``pull`` raises.
         """
-        image = self._images.get(name)
+        image = find_image(self._images, word)
         if image is None:
-            self._check_known(name)
-            report("auto_pull_image", f"image {name} is not on this host yet")
-            image = await self.pull(name, report)
-        kernel = self._kernels.get(image.kernel_name) or await self._pull_kernel(image.kernel_name, report)
-        rootfs, kernel_file = Path(image.path, recipes.ROOTFS), Path(kernel.path, kernels.VMLINUX)
-        for file, noun, owner in ((rootfs, "image", image.name), (kernel_file, "kernel", kernel.name)):
-            if not file.exists():
-                raise BangerError(f"{noun} {owner} is damaged: {file} is gone", hint=_remedy(noun, owner))
-        return Bootable(image=image, kernel=kernel, rootfs=rootfs, kernel_file=kernel_file, initramfs=await self._initramfs_of(kernel))
+            report("auto_pull_image", f"image {word} is not on this host yet")
+            image = await self.pull(Wish(text=word), report)
+        elif is_path(word) and image.managed:
+            image = await self.pull(Wish(text=word), report, name=image.name)
+        kernel = await self.kernels.ensure(image.kernel_name, report)
+        rootfs, kernel_file = Path(image.path, ROOTFS), Path(kernel.path, VMLINUX)
+        if not rootfs.exists():
+            raise BangerError(f"image {image.name} is damaged: {rootfs} is gone", hint=f"banger image pull {image.name} makes it anew, for new machines")
+        return Bootable(image=image, kernel=kernel, rootfs=rootfs, kernel_file=kernel_file, initramfs=await self.kernels.initramfs_of(kernel))
 
-    async def pull(self, name: str, report: Report) -> ImageRecord:
-        """Make image ``name`` and its kernel; success when they are there. Callers at the same time share one build, which ends with its last waiter.
+    async def pull(self, wish: Wish, report: Report, *, name: str = "", again: bool = False) -> ImageRecord:
+        """Make the image that is wished for, and its kernel; success when both are there. Callers at the same time share one run, which ends with its last.
 
-        Raises NotFound, MissingTool, NoSpace, CommandFailed; nothing half-made stays.
+        When the source has changed since, the new image takes the name of the old one. ``again``: also when it has not. Raises NotFound, BadRequest,
+        AlreadyExists when another image has the name, MissingTool, NoSpace, CommandFailed, and what a registry answers; nothing half-made stays.
         """
-        if (image := self._images.get(name)) and self._kernels.get(image.kernel_name):
-            return image
-        self._check_known(name)
-        return await self._image_flights.join(name, lambda shared: self._make_image_and_kernel(name, shared), report)
+        if not wish.kernel and (known := find_image(self._images, wish.text)):
+            wish = replace(wish, kernel=known.kernel_name)
+        try:
+            source = await asyncio.to_thread(self.chooser.choose, wish) if is_path(wish.text) else self.chooser.choose(wish)
+        except NotFound as error:
+            raise error if error.hint or is_path(wish.text) else self._unknown(wish.text) from error
+        return await self.obtain(source, report, name=name, again=again)
 
-    def _check_known(self, name: str) -> None:
-        """Raises NotFound, with the nearest names, for an image that the catalog does not know."""
-        if name not in self._catalog.recipes:
-            raise unknown(name, [*self._catalog.recipes, *(i.name for i in self._images.list())])
+    async def obtain(self, source: Source, report: Report, *, name: str = "", again: bool = False) -> ImageRecord:
+        """As ``pull``, for a source that is chosen."""
+        name = check_artifact_name(name) if name else self._free_name(source)
+        key = f"{name} {source.origin}"
+        return await self._flights.join(key, lambda shared: self._obtain(name, source, again, shared), report)
+
+    def check_free(self, name: str) -> None:
+        """Raises AlreadyExists when an image has that name."""
+        if self._images.get(check_artifact_name(name)):
+            raise AlreadyExists(f"image {name!r} already exists", hint=f"choose another --name, or: banger image delete {name}")
 
     def list(self) -> tuple[ImageRecord, ...]:
         """The images that are here."""
         return self._images.list()
 
-    def show(self, name: str) -> ImageRecord:
-        """The image of that name. Raises NotFound."""
-        if image := self._images.get(name):
+    def show(self, word: str) -> ImageRecord:
+        """The image of that name, reference or id. Raises NotFound."""
+        if image := find_image(self._images, word):
             return image
-        if name in self._catalog.recipes:
-            raise NotFound(f"image {name!r} is not on this host", hint=f"banger image pull {name}")
-        raise unknown(name, [i.name for i in self._images.list()])
+        if self._catalog().knows(word):
+            raise NotFound(f"image {word!r} is not on this host", hint=f"banger image pull {word}")
+        raise unknown(word, [i.name for i in self._images.list()])
 
-    async def delete(self, name: str) -> ImageRecord:
-        """Remove an image; its kernel stays. Raises NotFound, or BadRequest while a VM uses it."""
-        image = self.show(name)
-        self._images.delete(name)
-        path = Path(image.path)
-        aside = staging_path(path.parent, name, path.name)
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(aside)
-        await discard(aside)
+    def config_of(self, image_id: str) -> ImageConfig:
+        """Defaults of the programs in machines of that image; none when the image has gone."""
+        image = self._images.get_by_id(image_id)
+        return ImageConfig() if image is None else image.config
+
+    async def delete(self, word: str) -> ImageRecord:
+        """Remove an image; its kernel stays. Raises NotFound, or BadRequest with their names while machines use it."""
+        image = self.show(word)
+        await remove_image(self._images, image)
         return image
 
-    def list_kernels(self) -> tuple[KernelRecord, ...]:
-        """The kernels that are here."""
-        return self._kernels.list()
-
-    def show_kernel(self, name: str) -> KernelRecord:
-        """The kernel of that name. Raises NotFound."""
-        if kernel := self._kernels.get(name):
-            return kernel
-        raise unknown(name, [k.name for k in self._kernels.list()], "kernel")
-
     def catalog(self) -> tuple[CatalogImage, ...]:
-        """The images that can be pulled by name."""
-        return self._catalog.images()
+        """The images that can be pulled by name. Raises BadRequest for a mistake in a catalog."""
+        return self._catalog().images()
 
-    async def remove_leftovers(self) -> None:
-        """At daemon start: remove what interrupted builds and deletions left."""
-        await remove_leftovers(self._layout.images, {Path(image.path) for image in self._images.list()})
-        await remove_leftovers(self._layout.kernels, {Path(kernel.path) for kernel in self._kernels.list()})
+    async def settle(self) -> None:
+        """At daemon start: remove what interrupted builds and deletions left, and note where the images lie by now."""
+        await remove_leftovers(self._layout.images)
+        for image in self._images.list():
+            self._images.move(image, self._layout.images / image.id)
+        await self.kernels.settle()
 
     async def find_leftovers(self) -> tuple[Path, ...]:
         """What interrupted builds and deletions left, and nobody works on."""
-        images = find_leftovers(self._layout.images, {Path(image.path) for image in self._images.list()})
-        kernels_left = find_leftovers(self._layout.kernels, {Path(kernel.path) for kernel in self._kernels.list()})
-        return (*images, *kernels_left)
+        images = find_leftovers(self._layout.images, {image.id for image in self._images.list()})
+        return (*images, *self.kernels.find_leftovers(), *self._old_spools())
 
     async def discard_leftover(self, path: Path) -> None:
         """Remove one of ``find_leftovers``. Raises BangerError or OSError when something resists."""
         await remove_leftover(path)
 
-    async def _make_image_and_kernel(self, name: str, report: Report) -> ImageRecord:
-        image, _ = await _together(
-            self._make_image(name, report),
-            self._pull_kernel(self._catalog.recipes[name].kernel, report),
-        )
+    def _old_spools(self) -> tuple[Path, ...]:
+        """What command lines that were killed have left of what came through a pipe."""
+        spools = self._layout.spool.iterdir() if self._layout.spool.is_dir() else ()
+        return tuple(path for path in spools if time.time() - path.stat().st_mtime > _SPOOL_SECONDS)
+
+    def _unknown(self, word: str) -> NotFound:
+        error = unknown(word, [*(i.name for i in self._catalog().images()), *(i.name for i in self._images.list())])
+        error.hint += f"; Docker Hub's image of that name is docker://{word}"
+        return error
+
+    def _free_name(self, source: Source) -> str:
+        """The name of the image of that reference, else the source's own, with something of its origin when another image has that."""
+        if known := find_image(self._images, source.reference):
+            return known.name
+        taken = self._images.get(source.name)
+        if taken is None or taken.reference == source.reference:
+            return source.name
+        return f"{source.name}-{hashlib.sha256(source.origin.encode()).hexdigest()[:8]}"
+
+    async def _obtain(self, name: str, source: Source, again: bool, report: Report) -> ImageRecord:
+        previous = self._images.get(name)
+        if previous is not None:
+            _check_same_source(previous, source)
+            if not again and previous.revision == await source.revision(report) and Path(previous.path, ROOTFS).exists():
+                return await self._keep(previous, source.kernel, report)
+        image, _ = await _together(self._make(name, source, previous, report), self.kernels.ensure(source.kernel, report))
         return image
 
-    async def _make_image(self, name: str, report: Report) -> ImageRecord:
+    async def _keep(self, image: ImageRecord, kernel: str, report: Report) -> ImageRecord:
+        """The image as it is, but for its kernel."""
+        await self.kernels.ensure(kernel, report)
+        if image.kernel_name != kernel:
+            image = replace(image, kernel_name=kernel)
+            self._images.update(image)
+        report(UP_TO_DATE, f"{image.name} is up to date", progress=1.0)
+        return image
+
+    async def _make(self, name: str, source: Source, previous: ImageRecord | None, report: Report) -> ImageRecord:
         async with name_lock(self._layout.images, name):
-            if image := self._images.get(name):
-                return image  # another process was quicker
-            identifier, recipe = new_id(), self._catalog.recipes[name]
+            current = self._images.get(name)
+            if current is not None and (previous is None or current.id != previous.id):
+                _check_same_source(current, source)
+                return current  # another process was quicker
+            identifier = new_id()
             final = self._layout.images / identifier
             async with staged(self._layout.images, name, identifier) as staging:
-                tree = await recipes.build(recipe, self._catalog.distributions[recipe.distribution], staging, report)
-                rootfs = staging / recipes.ROOTFS
-                record = ImageRecord(
-                    id=identifier,
-                    name=name,
-                    source=f"recipe:{name}",
-                    path=str(final),
-                    digest=await asyncio.to_thread(sha256_of, rootfs),
-                    size_bytes=rootfs.stat().st_size,
-                    kernel_name=recipe.kernel,
-                    created_at=time.time(),
-                )
-                await publish(staging, final, asdict(record) | {"suite": recipe.suite, "packages": tree.packages})
-            await _insert_or_discard(self._images.insert, record)
-            report(recipes.STAGE, f"image {name} is ready", progress=1.0)
+                made = await source.make(staging, report)
+                record = self._record(name, identifier, source, made, staging / ROOTFS, report)
+                await publish(staging, final, asdict(record) | dict(made.facts))
+            await replace_image(self._images, record, current)
+            report(STAGE, f"image {name} is ready", progress=1.0)
             return record
 
-    async def _pull_kernel(self, name: str, report: Report) -> KernelRecord:
-        if kernel := self._kernels.get(name):
-            return kernel
-        if name not in self._catalog.kernels:
-            raise unknown(name, self._catalog.kernels, "kernel")
-        return await self._kernel_flights.join(name, lambda shared: self._make_kernel(name, shared), report)
+    def _record(self, name: str, identifier: str, source: Source, made: Made, rootfs: Path, report: Report) -> ImageRecord:
+        return ImageRecord(
+            id=identifier,
+            name=name,
+            source=source.origin,
+            path=str(self._layout.images / identifier),
+            digest=made.digest,
+            size_bytes=rootfs.stat().st_size,
+            kernel_name=self._kernel_of(source, made, report),
+            created_at=time.time(),
+            reference=source.reference,
+            manifest_digest=made.manifest_digest,
+            revision=made.revision,
+            config=made.config,
+            managed=not rootfs.is_symlink(),
+        )
 
-    async def _make_kernel(self, name: str, report: Report) -> KernelRecord:
-        async with name_lock(self._layout.kernels, name):
-            if kernel := self._kernels.get(name):
-                return kernel
-            identifier, recipe = new_id(), self._catalog.kernels[name]
-            final = self._layout.kernels / identifier
-            async with staged(self._layout.kernels, name, identifier) as staging:
-                release = await kernels.fetch(recipe, self._catalog.distributions[recipe.distribution], staging, report)
-                vmlinux = staging / kernels.VMLINUX
-                record = KernelRecord(
-                    id=identifier,
-                    name=name,
-                    source=f"package:{release.package}",
-                    path=str(final),
-                    version=release.version,
-                    digest=await asyncio.to_thread(sha256_of, vmlinux),
-                    size_bytes=vmlinux.stat().st_size,
-                    created_at=time.time(),
-                )
-                await publish(staging, final, asdict(record) | {"suite": recipe.suite, "package": release.package})
-            await _insert_or_discard(self._kernels.insert, record)
-            report(kernels.STAGE, f"kernel {name} ({release.version}) is ready")
-            return record
-
-    async def _initramfs_of(self, kernel: KernelRecord) -> Path:
-        """The initramfs for this kernel and the present guest program; remembered, since this is on the way of every start."""
-        program = guest_program()
-        info = program.stat()
-        key = (kernel.id, info.st_mtime_ns, info.st_size)
-        if path := self._initramfs.get(key):
-            try:
-                os.utime(path)  # marks it as used for the cache's own pruning
-                return path
-            except FileNotFoundError:
-                del self._initramfs[key]
-        path = self._initramfs[key] = await asyncio.to_thread(build_initramfs, Path(kernel.path), program, self._layout.initramfs_cache)
-        return path
+    def _kernel_of(self, source: Source, made: Made, report: Report) -> str:
+        """The kernel that was chosen with the source, else the one it asks for itself when that can be had here."""
+        if source.kernel != DEFAULT_KERNEL or not made.kernel or made.kernel == source.kernel:
+            return source.kernel
+        if self.kernels.has(made.kernel) or made.kernel in self._catalog().kernels:
+            return made.kernel
+        report(STAGE, f"its kernel {made.kernel[:100]!r} is not known here: it boots with {source.kernel}", warning=True)
+        return source.kernel
 
 
-async def _insert_or_discard(insert: Callable[[Artifact], None], record: Artifact) -> None:
-    """Add the row of a published directory, or take the directory back."""
-    try:
-        insert(record)
-    except BaseException:
-        await discard(Path(record.path))
-        raise
+def _check_same_source(image: ImageRecord, source: Source) -> None:
+    """Raises AlreadyExists when the image was made of something else."""
+    if image.reference != source.reference or (not source.reference and image.source != source.origin):
+        raise AlreadyExists(f"image {image.name!r} already exists, made of {image.source}", hint=f"choose another --name, or: banger image delete {image.name}")
 
 
 async def _together(first: Coroutine[Any, Any, ImageRecord], second: Coroutine[Any, Any, KernelRecord]) -> tuple[ImageRecord, KernelRecord]:
@@ -230,7 +244,3 @@ async def _together(first: Coroutine[Any, Any, ImageRecord], second: Coroutine[A
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from failed
     return one.result(), two.result()
-
-
-def _remedy(noun: str, name: str) -> str:
-    return f"banger image delete {name}, then banger image pull {name}" if noun == "image" else "restore it, or start afresh in another BANGER_HOME"

@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from ..host.files import STAGING_SUFFIX, publish_directory, write_atomically
+from ..host.files import STAGING_SUFFIX, publish_directory, sync_file, write_atomically
 from ..host.locks import locked_async, try_lock
 from ..host.run import run
+from ..host.threads import run_to_end
 from ..model.errors import BangerError
 from ..model.names import check_artifact_name
 from . import namespace
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST: Final = "manifest.json"
 _STAGED: Final = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}" + re.escape(STAGING_SUFFIX))
+_FEW_FILES: Final = 16
+"""So many are made durable one by one: syncing the whole file system waits for what everybody else has written, too."""
 _REMOVAL_ATTEMPTS: Final = 20
 _REMOVAL_INTERVAL: Final = 0.25
 _NEW_SECONDS: Final = 3600.0
@@ -61,7 +64,11 @@ def staging_path(parent: Path, name: str, identifier: str) -> Path:
 async def publish(staging: Path, final: Path, manifest: Mapping[str, object]) -> None:
     """Give a finished staging directory its ``manifest.json`` and its name, such that it survives a crash whole."""
     write_atomically(staging / MANIFEST, json.dumps({"version": 1, **manifest}, indent=2).encode(), mode=0o644)
-    await run(["sync", "--file-system", staging], deadline=600)
+    files = [path for path in staging.rglob("*") if path.is_file() and not path.is_symlink()]
+    if len(files) <= _FEW_FILES:
+        await asyncio.gather(*(run_to_end(sync_file, path) for path in files))
+    else:
+        await run(["sync", "--file-system", staging], deadline=600)
     publish_directory(staging, final)
 
 
@@ -80,24 +87,21 @@ async def discard(path: Path) -> None:
             return
 
 
-async def remove_leftovers(parent: Path, known: set[Path]) -> None:
-    """Remove staging directories whose lock nobody holds, and finished directories that no record knows (``known``)."""
+async def remove_leftovers(parent: Path) -> None:
+    """Remove staging directories whose lock nobody holds. A finished one stays, known or not: a database that was put aside may come back."""
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         if match := _STAGED.fullmatch(path.name):
             await _discard_unless_held(path, _lock_file(parent, match["name"]))
-        elif _FINISHED.fullmatch(path.name) and path not in known:
-            log.info("removing a directory that no record knows", extra={"path": str(path)})
-            await discard(path)
 
 
-def find_leftovers(parent: Path, known: set[Path]) -> list[Path]:
-    """What ``remove_leftovers`` would remove, but for finished directories that are so new that their record may be about to be stored."""
+def find_leftovers(parent: Path, known: set[str]) -> list[Path]:
+    """Staging directories whose lock nobody holds, and finished ones whose id no record has (``known``), unless they are so new that one may be stored yet."""
     found = []
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         if match := _STAGED.fullmatch(path.name):
             if _is_free(_lock_file(parent, match["name"])):
                 found.append(path)
-        elif _FINISHED.fullmatch(path.name) and path not in known and time.time() - path.stat().st_mtime > _NEW_SECONDS:
+        elif _FINISHED.fullmatch(path.name) and path.name not in known and time.time() - path.stat().st_mtime > _NEW_SECONDS:
             found.append(path)
     return found
 

@@ -22,6 +22,18 @@ SIZE_KEYS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileSync:
+    """A file or directory of the host that every machine gets at each start."""
+
+    host: str
+    """Absolute, or ``~/...``: in the home of who runs the daemon."""
+    guest: str
+    """Absolute, below /root."""
+    mode: int = 0o600
+    """Of a file; below a directory each keeps its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of an instance. Durations are seconds, sizes bytes."""
 
@@ -29,6 +41,7 @@ class Config:
     default_image_name: str = DEFAULT_IMAGE
     auto_stop_stale_after: float = 0.0
     """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
+    file_sync: tuple[FileSync, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     """SizeDefaults field -> value, for those that the file decides."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +81,7 @@ def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
         own("log_level", config.log_level),
         own("default_image_name", config.default_image_name),
         own("auto_stop_stale_after", format_duration(config.auto_stop_stale_after)),
+        own("file_sync", ", ".join(f"{one.host} -> {one.guest}" for one in config.file_sync) or "none"),
         size("vm_defaults.vcpu", defaults.vcpu_count),
         size("vm_defaults.memory_mib", defaults.memory_mib),
         size("vm_defaults.disk_size", format_size(defaults.work_disk_bytes)),

@@ -11,6 +11,7 @@ BangerError                       operation_failed
 ├── UnknownMethod                 unknown_method
 ├── Cancelled                     cancelled
 ├── DaemonUnreachable             daemon_unreachable
+│   └── NoDaemon                  daemon_unreachable
 ├── MissingTool                   missing_tool
 ├── CommandFailed                 operation_failed
 ├── NoSpace                       no_space
@@ -100,6 +101,10 @@ class DaemonUnreachable(BangerError):
     """No daemon answers on the socket and none could be started."""
 
     code = "daemon_unreachable"
+
+
+class NoDaemon(DaemonUnreachable):
+    """Nobody listens on the socket; known to the client alone."""
 
 
 class MissingTool(BangerError):

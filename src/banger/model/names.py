@@ -9,6 +9,7 @@ from .errors import BadRequest
 
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ARTIFACT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 SHORT_ID_LENGTH: Final = 12
 
 _ADJECTIVES: Final = tuple(
@@ -27,12 +28,14 @@ _NOUNS: Final = tuple(
 
 
 def check_vm_name(name: str) -> str:
-    """``name`` itself when it may name a VM: a DNS label (RFC 1123) in lower case, 1-63 characters, never normalised.
+    """``name`` itself when it may name a VM: a DNS label (RFC 1123) in lower case, 1-63 characters, never normalised, and not like an id.
 
     Raises BadRequest otherwise. The name reaches /etc/hostname, DNS and paths, so every layer that takes one from outside checks again.
     """
     if not _DNS_LABEL.fullmatch(name):
         raise BadRequest(f"bad name {name!r}", hint="a VM's name has 1-63 characters: a-z, 0-9 and '-', with no '-' at either end")
+    if _ID.fullmatch(name):
+        raise BadRequest(f"bad name {name!r}", hint="32 hexadecimal digits are the id of a VM; add a letter, or take some away")
     return name
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from .forwards import Forward
+
 
 class VMState(StrEnum):
     """Where a VM is in its life. A deleted VM has no row."""
@@ -29,6 +31,8 @@ class VMSpec:
     """It is stopped so long after its start; 0 = never."""
     idle_seconds: float | None = None
     """It is stopped when nobody has used it for so long; 0 = never, None = as the instance's configuration says."""
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host that lead into it while it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +74,26 @@ class VMRuntime:
     vmm_uid: int = -1
     """Unprivileged uid of the VMM process and its disks when the daemon is root; -1 = the daemon's own."""
     network: str = "none"
-    """``none``, ``passt`` or ``builtin``."""
+    """``none``, ``passt`` or ``builtin``, as it was last started; whether a card's link is up is ``VMSpec.nat``."""
     booted: bool = False
     """The image's own init has reported that it is up."""
     ready_seconds: float = 0.0
     """Launch of the VMM to ready, in seconds, of the last start."""
+    kernel_name: str = ""
+    kernel_version: str = ""
+    """``uname -r`` of what the last start booted."""
+    kernel_digest: str = ""
+    """``sha256:...`` of its vmlinux."""
     started_at: float = 0.0
     """When the last start succeeded, seconds since 1970; 0 = never."""
     last_stop_reason: str = ""
     """Why it was last stopped, in words."""
     workspace: WorkspaceRecord | None = None
+
+    @property
+    def has_card(self) -> bool:
+        """Whether it was last started with a network card."""
+        return self.network != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +139,8 @@ class VMEvent:
 
     cursor: int
     kind: str
-    """``state`` (the row says something else now), ``booted``, ``stage`` (a step begins), ``failure`` (an operation failed), or, only in answers,
-    ``dropped`` (older events are not kept)."""
+    """``state`` (the row says something else now), ``booted``, ``stage`` (a step begins), ``failure`` (an operation failed, or a port could not be published
+    again), or, only in answers, ``dropped`` (older events are not kept)."""
     at: float = 0.0
     """Seconds since 1970."""
     vm_id: str = ""
@@ -141,13 +155,32 @@ class VMEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """What an image wants its programs to see, in the words of the OCI image specification (config.md); empty = it does not say."""
+
+    environment: tuple[str, ...] = ()
+    """``NAME=value``, each name once."""
+    working_directory: str = ""
+    user: str = ""
+    """``user``, ``uid``, ``user:group`` or ``uid:gid``; names are those of the image's own /etc/passwd and /etc/group."""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    """Arguments of the entrypoint, or the whole command when there is none."""
+    exposed_ports: tuple[str, ...] = ()
+    """``80/tcp``, sorted."""
+    stop_signal: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Name and value, sorted by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
     """A root file system that VMs share read-only."""
 
     id: str
     name: str
     source: str
-    """Where it came from, e.g. ``recipe:debian-bookworm``."""
+    """Where it came from, e.g. ``recipe:debian-bookworm``, ``docker://...``, ``file:/...``."""
     path: str
     """Directory that holds ``rootfs.ext4`` and ``manifest.json``."""
     digest: str
@@ -157,6 +190,18 @@ class ImageRecord:
     kernel_name: str
     created_at: float
     last_used_at: float = 0.0
+    reference: str = ""
+    """What it is also found by: the canonical reference of a container image, or the absolute path of a file; "" when there is none."""
+    manifest_digest: str = ""
+    """``sha256:...`` of what a container reference led to when it was pulled."""
+    revision: str = ""
+    """State of the file, bundle or recipe that it was made of; another one means that the image is out of date."""
+    config: ImageConfig = field(default_factory=ImageConfig)
+    """Defaults of the programs that are run in its machines."""
+    managed: bool = True
+    """False: ``rootfs.ext4`` is a link to a file of the user's."""
+    superseded: bool = False
+    """A newer image has taken its name; it is kept while machines use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,3 +219,8 @@ class KernelRecord:
     """``sha256:...`` of vmlinux."""
     size_bytes: int
     created_at: float
+    format: str = "elf"
+    """How its file is started: ``elf``, by its PVH entry."""
+    console: str = "ttyS0"
+    virtio: str = ""
+    """Where the drivers of the machine's devices are: ``built in`` or ``modules``; "" = made before this was noted."""

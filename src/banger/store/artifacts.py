@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..model.errors import AlreadyExists, BadRequest, NotFound
@@ -41,6 +42,11 @@ class _ArtifactTable(Generic[Artifact]):
         except sqlite3.IntegrityError as error:
             raise AlreadyExists(f"{self.noun} {record.name!r} already exists") from error
 
+    def move(self, record: Artifact, path: Path) -> None:
+        """Note that the files lie in ``path`` when they do and the record says otherwise: an instance was moved or copied."""
+        if record.path != str(path) and path.is_dir():
+            self._database.execute(f"UPDATE {self.table} SET record = ? WHERE id = ?", (to_json(replace(record, path=str(path))), record.id))
+
     def delete(self, name: str) -> None:
         """Remove a record. Raises NotFound, or BadRequest while something uses it."""
         try:
@@ -63,6 +69,35 @@ class ImageTable(_ArtifactTable[ImageRecord]):
         row = self._database.execute("SELECT record FROM images WHERE id = ?", (image_id,)).fetchone()
         return None if row is None else from_json(row["record"], ImageRecord)
 
+    def users(self, image_id: str) -> tuple[str, ...]:
+        """Names of the machines that use the image."""
+        return tuple(row["name"] for row in self._database.execute("SELECT name FROM vms WHERE image_id = ? ORDER BY name", (image_id,)))
+
+    def delete(self, name: str) -> None:
+        """Remove a record. Raises NotFound, or BadRequest with their names while machines use it."""
+        if (image := self.get(name)) and (users := self.users(image.id)):
+            raise BadRequest(f"image {name!r} is in use by {', '.join(users)}", hint=f"delete them first: banger vm delete {' '.join(users)}")
+        super().delete(name)
+
+    def supersede(self, previous: ImageRecord, record: ImageRecord, aside: str) -> bool:
+        """Give ``record`` the name of ``previous``, which gets the name ``aside`` while machines use it, else loses its row. Whether it was kept.
+
+        Raises NotFound when ``previous`` has gone, AlreadyExists when its name has been taken.
+        """
+        with self._database.transaction():
+            kept = bool(self.users(previous.id))
+            if kept:
+                row = to_json(replace(previous, name=aside, superseded=True))
+                self._database.execute("UPDATE images SET name = ?, record = ? WHERE id = ?", (aside, row, previous.id))
+            else:
+                super().delete(previous.name)
+            self.insert(record)
+        return kept
+
+    def update(self, record: ImageRecord) -> None:
+        """Store another record of the same id and name."""
+        self._database.execute("UPDATE images SET record = ? WHERE id = ?", (to_json(record), record.id))
+
     def touch(self, image_id: str, when: float) -> None:
         """Note that the image was used at ``when`` (seconds since 1970)."""
         if record := self.get_by_id(image_id):
@@ -75,3 +110,21 @@ class KernelTable(_ArtifactTable[KernelRecord]):
     table = "kernels"
     noun = "kernel"
     kind = KernelRecord
+
+    def replace(self, record: KernelRecord) -> KernelRecord | None:
+        """Add a record in the place of the one that has its name, which is returned."""
+        with self._database.atomic():
+            previous = self.get(record.name)
+            if previous is not None:
+                self.delete(record.name)
+            self.insert(record)
+        return previous
+
+    def users(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the images that boot with the kernel, and of the machines that run from those images."""
+        of_images = "SELECT name FROM images WHERE json_extract(record, '$.kernel_name') = ? ORDER BY name"
+        of_machines = (
+            "SELECT vms.name FROM vms JOIN images ON images.id = vms.image_id WHERE json_extract(images.record, '$.kernel_name') = ? ORDER BY vms.name"
+        )
+        images, machines = (tuple(row["name"] for row in self._database.execute(query, (name,))) for query in (of_images, of_machines))
+        return images, machines

@@ -24,6 +24,11 @@ class VMTable:
         """All machines, oldest first."""
         return tuple(map(_record, self._database.execute("SELECT * FROM vms ORDER BY created_at, id")))
 
+    def count_running(self) -> int:
+        """How many machines run, without those of ``--rm``."""
+        count: int = self._database.execute("SELECT count(*) AS count FROM vms WHERE state = ? AND NOT remove", (VMState.RUNNING.value,)).fetchone()["count"]
+        return count
+
     def get(self, vm_id: str) -> VMRecord | None:
         """The machine of that id."""
         row = self._database.execute("SELECT * FROM vms WHERE id = ?", (vm_id,)).fetchone()
@@ -37,8 +42,10 @@ class VMTable:
     def find(self, reference: str) -> VMRecord:
         """The machine meant by a name, an id, or a unique prefix of an id. Raises NotFound, or BadRequest when it is ambiguous.
 
-        A name wins, unless it is as long as the ids that are shown and one of them begins so: then nobody can tell what is meant.
+        A whole id always wins. Then a name wins, unless it is as long as the ids that are shown and one of them begins so: then nobody can tell what is meant.
         """
+        if (exact := self.get(reference)) is not None:
+            return exact
         named = self.get_by_name(reference)
         if named is not None and len(reference) < SHORT_ID_LENGTH:
             return named

@@ -13,6 +13,7 @@ from ..guest.agent import GuestStats
 from ..model.durations import format_duration
 from ..model.errors import BangerError, NotFound
 from ..model.opid import current_op_id, new_op_id
+from ..model.progress import Report, silent
 from ..model.records import VMRecord
 from .activity import Activity
 
@@ -25,6 +26,15 @@ _GRACE_SECONDS = 60.0
 """After the daemon's start nobody's machine is idle for so long: its streams ended with the old daemon, and their owners may come back."""
 _RETRY_SECONDS = 30.0
 """At most so long until a guest that was busy, or did not answer, is asked again, and until a stop that failed is tried again."""
+
+
+CarryOut = Callable[[str, str, Callable[[Report], Awaitable[object]]], Awaitable[None]]
+"""Gets the kind, the target and the work of something that the daemon does by itself, and runs it to its end where users can see it."""
+
+
+async def carry_out_unseen(kind: str, target: str, work: Callable[[Report], Awaitable[object]]) -> None:
+    """Where nobody keeps a list of what is done."""
+    await work(silent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,7 @@ class AutoStop:
             self._task = asyncio.create_task(self._run(), name="auto-stop")
 
     async def close(self) -> None:
-        """End; a stop that is under way is left to the journal."""
+        """End. A stop for which a guest is being waited for is given up; the next daemon finds the machine due again."""
         tasks = [*([self._task] if self._task is not None else []), *self._ending.values()]
         for task in tasks:
             task.cancel()
@@ -87,6 +97,11 @@ class AutoStop:
             when = max(self.activity.used_at(record) + idle, self._began + min(idle, _GRACE_SECONDS))
             found.append(Deadline(when, f"nobody has used it for {format_duration(idle)} ({why})", idle=True))
         return found
+
+    def note_change(self, record: VMRecord) -> None:
+        """The machine's ``--ttl`` or ``--idle`` may have changed: forget what was put off, and look anew."""
+        self._not_before = {key: when for key, when in self._not_before.items() if key[0] != record.id}
+        self._wake.set()
 
     def _idle(self, record: VMRecord) -> float:
         return self._stale_after if record.spec.idle_seconds is None else record.spec.idle_seconds

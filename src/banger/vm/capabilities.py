@@ -1,6 +1,6 @@
-"""Capabilities: what a machine has beyond a VMM and a root disk (a work disk; later DNS, NAT, forwards).
+"""Capabilities: what a machine has beyond a VMM and a root disk (a work disk, ssh, published ports; later DNS, NAT).
 
-A capability has a name and any of eight hooks, each a protocol of its own that it is asked for by isinstance. Hooks run in the order of the list, clean-up in
+A capability has a name and any of twelve hooks, each a protocol of its own that it is asked for by isinstance. Hooks run in the order of the list, clean-up in
 reverse. None of them sees the whole daemon: each holds only what it was made with.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from ..guest.agent import FileToWrite
+from ..guest.agent import Agent, FileToWrite
+from ..model.forwards import Forward
 from ..model.machine import Disk
 from ..model.records import VMRecord
 
@@ -72,16 +73,16 @@ class ContributesMachine(Protocol):
 class ContributesGuest(Protocol):
     """Hook: guest contribution."""
 
-    def contribute_guest(self, record: VMRecord) -> GuestPart:
-        """What the guest shall be told."""
+    async def contribute_guest(self, record: VMRecord) -> GuestPart:
+        """What the guest shall be told. The machine waits for it, so what takes time begins in ``prepare_host``."""
 
 
 @runtime_checkable
 class ActsAfterStart(Protocol):
     """Hook: post start."""
 
-    async def post_start(self, record: VMRecord) -> None:
-        """Act on a machine that has become ready; a failure fails the start."""
+    async def post_start(self, record: VMRecord, agent: Agent) -> None:
+        """Act on a machine that has become ready; a failure fails the start. The row does not say yet that it runs."""
 
 
 @runtime_checkable
@@ -98,6 +99,38 @@ class AppliesChange(Protocol):
 
     async def apply_change(self, before: VMRecord, after: VMRecord) -> None:
         """Make a change of the specification true; raises when it cannot be. Idempotent: it is repeated after a crash."""
+
+
+@runtime_checkable
+class ChecksPublish(Protocol):
+    """Hook: ports of this host."""
+
+    async def check_publish(self, forwards: Sequence[Forward]) -> None:
+        """Raises AlreadyExists or BadRequest when one of these cannot be listened at. Changes nothing."""
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """Hook: deletion."""
+
+    async def forget(self, vm_id: str) -> None:
+        """The machine and its directory are gone; "never heard of it" is success."""
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """Hook: daemon start."""
+
+    async def resume(self, records: Sequence[VMRecord]) -> None:
+        """The daemon has recovered: these are all machines, running or not. Raises nothing that would keep it from serving."""
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """Hook: daemon end."""
+
+    async def close(self) -> None:
+        """Let go of what belongs to this process; the machines run on."""
 
 
 @runtime_checkable
@@ -138,16 +171,16 @@ class Capabilities:
         """All contributed disks."""
         return tuple(disk for member in self._members if isinstance(member, ContributesMachine) for disk in member.contribute_machine(record))
 
-    def contribute_guest(self, record: VMRecord) -> GuestPart:
+    async def contribute_guest(self, record: VMRecord) -> GuestPart:
         """All guest contributions as one."""
-        parts = [member.contribute_guest(record) for member in self._members if isinstance(member, ContributesGuest)]
+        parts = [await member.contribute_guest(record) for member in self._members if isinstance(member, ContributesGuest)]
         return GuestPart(files=tuple(file for part in parts for file in part.files), work_disk=any(part.work_disk for part in parts))
 
-    async def post_start(self, record: VMRecord) -> None:
+    async def post_start(self, record: VMRecord, agent: Agent) -> None:
         """Every post-start hook."""
         for member in self._members:
             if isinstance(member, ActsAfterStart):
-                await member.post_start(record)
+                await member.post_start(record, agent)
 
     async def clean_up(self, vm_id: str) -> None:
         """Every clean-up in reverse order, whatever happens to the others. Raises an ExceptionGroup of all failures."""
@@ -159,6 +192,33 @@ class Capabilities:
         for member in self._members:
             if isinstance(member, AppliesChange):
                 await member.apply_change(before, after)
+
+    async def check_publish(self, forwards: Sequence[Forward]) -> None:
+        """Every check of ports of this host."""
+        for member in self._members:
+            if isinstance(member, ChecksPublish):
+                await member.check_publish(forwards)
+
+    async def forget(self, vm_id: str) -> None:
+        """Every deletion hook."""
+        for member in self._members:
+            if isinstance(member, Forgets):
+                await member.forget(vm_id)
+
+    async def resume(self, records: Sequence[VMRecord]) -> None:
+        """Every daemon-start hook; one that fails does not keep the others from it."""
+        for member in self._members:
+            if isinstance(member, Resumes):
+                try:
+                    await member.resume(records)
+                except Exception:
+                    log.exception("a capability could not resume", extra={"capability": member.__class__.__name__})
+
+    async def close(self) -> None:
+        """Every daemon-end hook."""
+        for member in self._members:
+            if isinstance(member, Closes):
+                await member.close()
 
     async def check_host(self) -> tuple[Finding, ...]:
         """All doctor checks."""

@@ -1,14 +1,17 @@
-"""Changing what a machine is while it does not run: a table of steps that is recovered forwards. Disks only grow."""
+"""Changing what a machine is: a table of steps that is recovered forwards. Disks only grow; what a machine that runs can take at once is told here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..model.durations import check_duration
 from ..model.errors import BadRequest, NotStopped
+from ..model.forwards import Forward, check_forwards, without
 from ..model.limits import check_spec
 from ..model.progress import Report
 from ..model.records import VMRecord, VMSpec, VMState
 from ..model.sizes import format_size
+from ..vmm.protocol import Machine, SwitchesLink
 from .context import Services
 from .steps import Procedure, Step
 
@@ -22,6 +25,12 @@ class Change:
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool | None = None
+    ttl_seconds: float | None = None
+    idle_seconds: float | None = None
+    publish: tuple[Forward, ...] = ()
+    """Ports of this host to publish besides."""
+    unpublish: tuple[str, ...] = ()
+    """``[BIND:]HOSTPORT`` of those to take back, before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +51,18 @@ class SetScratch:
 def check_change(change: Change) -> None:
     """Refuse what can be refused without looking at a machine. Raises BadRequest."""
     if change == Change():
-        raise BadRequest("nothing to change", hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat")
+        raise BadRequest(
+            "nothing to change",
+            hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat, --ttl, --idle, --publish, --unpublish",
+        )
     check_spec(
         vcpu_count=change.vcpu_count,
         memory_mib=change.memory_mib,
         work_disk_bytes=change.work_disk_bytes,
         system_overlay_bytes=change.system_overlay_bytes,
     )
+    check_duration(change.ttl_seconds or 0.0, "ttl")
+    check_duration(change.idle_seconds or 0.0, "idle")
 
 
 def changed_spec(record: VMRecord, change: Change) -> VMSpec:
@@ -61,7 +75,18 @@ def changed_spec(record: VMRecord, change: Change) -> VMSpec:
         system_overlay_bytes=_grown(record.name, "system-overlay-size", spec.system_overlay_bytes, change.system_overlay_bytes),
         work_disk_bytes=_grown(record.name, "disk-size", spec.work_disk_bytes, change.work_disk_bytes),
         nat=spec.nat if change.nat is None else change.nat,
+        ttl_seconds=spec.ttl_seconds if change.ttl_seconds is None else change.ttl_seconds,
+        idle_seconds=spec.idle_seconds if change.idle_seconds is None else change.idle_seconds,
+        publish=_published(spec.publish, change),
     )
+
+
+def _published(present: tuple[Forward, ...], change: Change) -> tuple[Forward, ...]:
+    for place in change.unpublish:
+        present = without(present, place)
+    wanted = (*present, *(one for one in change.publish if one not in present))
+    check_forwards(wanted)
+    return wanted
 
 
 def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
@@ -73,14 +98,26 @@ def _grown(name: str, option: str, present: int, wanted: int | None) -> int:
     return present if wanted is None else wanted
 
 
-def require_stopped(record: VMRecord, *, runs: bool) -> None:
-    """Raises NotStopped, which names the verb to use, for a machine that runs."""
-    if runs:
+async def check_live_change(services: Services, record: VMRecord, spec: VMSpec, machine: Machine | None) -> None:
+    """Refuse what a machine that runs cannot become: NotStopped, which names the verbs to use; what ``check_publish`` raises for ports that are new to it."""
+    held = {one.endpoint for one in record.spec.publish}
+    await services.capabilities.check_publish([one for one in spec.publish if one.endpoint not in held])
+    live = replace(record.spec, nat=spec.nat, ttl_seconds=spec.ttl_seconds, idle_seconds=spec.idle_seconds, publish=spec.publish)
+    if live != spec:
         raise NotStopped(f"{record.name} is running; what it is made of can only be changed while it is stopped", hint=f"banger vm stop {record.name}")
+    if spec.nat == record.spec.nat:
+        return
+    if spec.nat and not record.runtime.has_card:
+        raise NotStopped(
+            f"{record.name} was started without a network card, and none can be plugged in while it runs",
+            hint=f"banger vm stop {record.name}; banger vm set {record.name} --nat; banger vm start {record.name}",
+        )
+    if record.runtime.has_card and not isinstance(machine, SwitchesLink):
+        raise NotStopped(f"{record.runtime.vmm} cannot switch the network of a machine that runs", hint=f"banger vm stop {record.name}")
 
 
 def set_procedure(services: Services) -> Procedure[SetContext, SetScratch]:
-    """Grow the disks; the row gets its new specification with the end of the journal entry."""
+    """Grow the disks, switch the network of a machine that runs; the row gets its new specification with the end of the journal entry."""
     steps = _SetSteps(services)
     return Procedure(
         kind="vm.set",
@@ -88,7 +125,7 @@ def set_procedure(services: Services) -> Procedure[SetContext, SetScratch]:
         context_type=SetContext,
         new_scratch=SetScratch,
         settles=False,
-        steps=(Step("grow_system_overlay", steps.grow_overlay), Step("apply_change", steps.apply_change)),
+        steps=(Step("grow_system_overlay", steps.grow_overlay), Step("apply_change", steps.apply_change), Step("switch_network", steps.switch_network)),
     )
 
 
@@ -103,6 +140,7 @@ class _SetSteps:
         self._services = services
 
     async def grow_overlay(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
+        self._tell_removed_disks(context, report)
         if self._present(context).system_overlay_bytes < context.spec.system_overlay_bytes:
             await self._services.root_disk.grow(self._services.layout.vm(context.vm_id), context.spec, context.uid)
         return context
@@ -112,6 +150,22 @@ class _SetSteps:
         if before is not None:
             await self._services.capabilities.apply_change(before, replace(before, spec=context.spec))
         return context
+
+    async def switch_network(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
+        """Of a machine that runs, if it was started with a card; after a crash it is looked for on the host, since nobody has adopted it yet."""
+        record = self._services.vms.get(context.vm_id)
+        if record is None or record.state is not VMState.RUNNING or not record.runtime.has_card or record.spec.nat == context.spec.nat:
+            return context
+        live = self._services.live.get(context.vm_id)
+        machine: object = live.machine if live is not None else await self._services.vmm.adopt(context.vm_id, self._services.layout.vm(context.vm_id).root)
+        if isinstance(machine, SwitchesLink):
+            await machine.switch_link(up=context.spec.nat)
+        return context
+
+    def _tell_removed_disks(self, context: SetContext, report: Report) -> None:
+        record, files = self._services.vms.get(context.vm_id), self._services.layout.vm(context.vm_id)
+        if record is not None and record.runtime.ready_seconds and not (files.overlay_disk.exists() and files.work_disk.exists()):
+            report("grow_system_overlay", f"a disk of {record.name} has been removed from {files.root}: the next start makes an empty one", warning=True)
 
     def _present(self, context: SetContext) -> VMSpec:
         """What the row still says: it changes last. A row that is gone has nothing to grow."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..host import facts
 from ..model.durations import check_duration
 from ..model.errors import AlreadyExists, BadRequest, StoreError
+from ..model.forwards import Forward, check_forwards
 from ..model.limits import SizeDefaults, check_spec
 from ..model.names import check_vm_name, generate_name, new_id
 from ..model.records import ImageRecord, VMRecord, VMRuntime, VMSpec, VMState
@@ -29,6 +30,7 @@ class NewVM:
     system_overlay_bytes: int | None = None
     work_disk_bytes: int | None = None
     nat: bool = False
+    publish: tuple[Forward, ...] = ()
     ttl_seconds: float = 0.0
     idle_seconds: float | None = None
     start: bool = True
@@ -36,8 +38,8 @@ class NewVM:
     remove: bool = False
 
 
-def check_new(services: Services, new: NewVM) -> None:
-    """Refuse what can be refused before anything is done: BadRequest, or AlreadyExists for a name that is taken now."""
+async def check_new(services: Services, new: NewVM) -> None:
+    """Refuse what can be refused before anything is done: BadRequest, or AlreadyExists for a name or port that is taken now."""
     if new.name:
         check_vm_name(new.name)
         if services.vms.get_by_name(new.name) is not None:
@@ -51,6 +53,9 @@ def check_new(services: Services, new: NewVM) -> None:
     )
     check_duration(new.ttl_seconds, "ttl")
     check_duration(new.idle_seconds or 0.0, "idle")
+    check_forwards(new.publish)
+    if new.start:
+        await services.capabilities.check_publish(new.publish)
 
 
 def _check_host_memory(memory_mib: int | None) -> None:
@@ -71,6 +76,7 @@ def resolve_spec(new: NewVM, defaults: SizeDefaults) -> VMSpec:
         system_overlay_bytes=pick(new.system_overlay_bytes, defaults.system_overlay_bytes),
         work_disk_bytes=pick(new.work_disk_bytes, defaults.work_disk_bytes),
         nat=new.nat,
+        publish=new.publish,
         ttl_seconds=new.ttl_seconds,
         idle_seconds=new.idle_seconds,
     )

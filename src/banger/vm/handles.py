@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..host import facts
-from ..host.files import remove_tree, write_atomically
+from ..host.files import open_regular, remove_tree, write_atomically
 from ..host.paths import Layout
 from ..model.errors import StoreError
 from ..model.records import VMHandles
@@ -44,7 +44,7 @@ class HandleCache:
 
     def _read(self, vm_id: str) -> VMHandles | None:
         try:
-            with self._layout.vm(vm_id).handles.open("rb") as file:
+            with open_regular(self._layout.vm(vm_id).handles) as file:
                 handles = from_json(file.read(_LARGEST).decode(), VMHandles)
         except FileNotFoundError:
             return None

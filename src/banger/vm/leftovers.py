@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from ..host import process
 from ..host.files import STAGING_SUFFIX, remove_tree
+from ..host.mounts import mounts_in, unmount
 from ..model.errors import BangerError
 from ..model.progress import Report
 from ..model.records import ProcessIdentity
@@ -29,7 +30,7 @@ from .context import Services
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["machine", "network", "socket", "staging", "directory"]
+Kind = Literal["machine", "network", "socket", "staging", "mount", "directory"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _HELPER_GRACE: Final = 2.0
@@ -132,6 +133,8 @@ def _in_machine_directories(services: Services, rows: set[str]) -> Iterator[_Fou
         if not _ID.fullmatch(vm_id) or not path.is_dir():
             continue
         if vm_id not in rows:
+            for place in mounts_in(path):
+                yield _path("mount", place, vm_id, partial(_unless_used, services, vm_id, partial(unmount, place)))
             yield _path("directory", path, vm_id, partial(_unless_used, services, vm_id, partial(asyncio.to_thread, remove_tree, path)))
         elif _idle(services, vm_id):
             for file in _ours(path, "*"):

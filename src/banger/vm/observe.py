@@ -12,6 +12,7 @@ from ..host.usage import cpu_seconds, memory_use
 from ..model.errors import BangerError, GuestTimeout
 from ..model.records import ProcessIdentity, VMRecord
 from .context import Live, Services
+from .probe import MAX_PROBES, http_status, may_ask
 from .start import disk_usage
 
 Result = TypeVar("Result")
@@ -81,6 +82,8 @@ class Port:
     command: str
     endpoint: str = ""
     """How it is reached from this host; "" while it is not published."""
+    http_status: int | None = None
+    """Status with which it answers an HTTP request for ``/``; None when it does not, or was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +154,21 @@ async def health(agent: Agent, name: str) -> Health:
     return Health(name=name, alive=True, healthy=True, guest_state=_GUEST_STATES[agent.hello.state], round_trip=round_trip)
 
 
-async def ports(agent: Agent, name: str) -> tuple[Port, ...]:
-    """What waits for connections or datagrams in the guest, by port. Raises GuestTimeout after 3 s, GuestError."""
+async def ports(agent: Agent, name: str, *, probe: bool) -> tuple[Port, ...]:
+    """What waits for connections or datagrams in the guest, by port; ``probe`` asks those on TCP for HTTP. Raises GuestTimeout after 3 s, GuestError."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            return merge(await agent.listeners())
+            found = merge(await agent.listeners())
     except TimeoutError:
         raise _silent(name) from None
+    return await _probed(agent, found) if probe else found
+
+
+async def _probed(agent: Agent, found: tuple[Port, ...]) -> tuple[Port, ...]:
+    asked = [port for port in found if port.protocol == "tcp" and may_ask(port.port, port.process)][:MAX_PROBES]
+    statuses = await asyncio.gather(*(http_status(agent, port.addresses, port.port) for port in asked))
+    known = dict(zip(asked, statuses, strict=True))
+    return tuple(replace(port, http_status=known.get(port)) for port in found)
 
 
 def _silent(name: str) -> GuestTimeout:

@@ -7,36 +7,43 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
-from ..guest.agent import Agent, Hello
-from ..host import facts
 from ..host.paths import Layout
 from ..image.service import ImageService
-from ..model.config import Config, size_defaults
-from ..model.errors import BadRequest, BangerError, GuestError, GuestTimeout, NotRunning, NotStopped
-from ..model.limits import SizeDefaults, defaults_for_host
+from ..model.config import Config
+from ..model.errors import BadRequest, BangerError, GuestTimeout, NotStopped, StoreError
 from ..model.progress import Report, silent
 from ..model.records import VMRecord, VMState
 from ..net.protocol import Network
 from ..storage.protocol import RootDisk
 from ..store import Database, ImageTable, Journal, VMTable
 from ..vmm.protocol import Vmm
-from .autostop import AutoStop
-from .capabilities import Capabilities, Finding
-from .change import Change, SetContext, changed_spec, check_change, require_stopped, respecified, set_procedure
+from .autostop import AutoStop, CarryOut, carry_out_unseen
+from .capabilities import Capabilities
+from .change import Change, SetContext, changed_spec, check_change, check_live_change, respecified, set_procedure
+from .cleanup import end_machine
 from .context import Services
 from .create import NewVM, check_new, reserve, resolve_spec
 from .failure import failed_end, failed_start, with_error
 from .handles import HandleCache
 from .leftovers import Leftover, collect_garbage, log_leftovers
-from .observe import Health, Observer, Port, Usage, health, ports
 from .recover import recover
-from .start import check_host, disk_usage, start_context, start_procedure, started
+from .start import Ground, check_host, start_context, start_procedure, started
 from .steps import Procedure, StepRunner
-from .stop import EndContext, EndScratch, delete_procedure, kill_procedure, parse_signal, stop_procedure, stopped_because
+from .stop import (
+    EndContext,
+    EndScratch,
+    delete_procedure,
+    kill_procedure,
+    parse_signal,
+    remove_directory,
+    signal_vmm,
+    stop_procedure,
+    stopped_because,
+)
+from .views import MachineViews
 from .watch import watch
 from .work_disk import WorkDisk
 
@@ -46,27 +53,14 @@ _BOOT_DEADLINE = 180.0
 _STOP_TIMEOUT = 15.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VMStatus:
-    """A record and what the host shows right now. Sizes are bytes."""
-
-    record: VMRecord
-    alive: bool
-    pid: int | None
-    directory: Path
-    console_log: Path
-    vmm_log: Path
-    overlay_allocated_bytes: int
-    work_allocated_bytes: int
-    hello: Hello | None
-
-
-class Machines:
+class Machines(MachineViews):
     """The service behind every ``banger vm`` command.
 
-    Verbs that meet on one machine take turns in the order in which they came; a create has the machine from the moment its name is reserved. So a stop,
-    kill or deletion during a start waits for it and then does its work; of two deletions the second finds nothing (NotFound); a prune during a create
-    finds a machine that runs, and leaves it alone (NotStopped). Who waits can be cancelled. Verbs on different machines do not wait for each other.
+    Verbs that meet on one machine take turns in the order in which they came; a create has the machine from the moment its name is reserved. So a stop
+    during a start waits for it and then does its work; of two deletions the second finds nothing (NotFound); a prune during a create finds a machine that
+    runs, and leaves it alone (NotStopped). Kill and delete do not wait for what may hang: their signal goes to the VMM at once, and a start or stop that has
+    the machine, or waits for it before them, is rolled back and fails (VmmError). Who waits can be cancelled. Verbs on different machines do not wait for
+    each other.
     """
 
     def __init__(
@@ -82,13 +76,14 @@ class Machines:
         capabilities: Capabilities | None = None,
         config: Config | None = None,
         runner_type: Callable[[Database, Journal], StepRunner] = StepRunner,
+        carry_out: CarryOut = carry_out_unseen,
     ) -> None:
         """``guest_deadline``: seconds that a guest has from launch to hello, and again to ready. ``runner_type`` is where tests interrupt steps.
 
-        ``capabilities``: what machines have beyond a VMM and a root disk; the work disk when not given.
+        ``carry_out`` runs what nobody has asked for. ``capabilities``: what machines have beyond a VMM and a root disk; the work disk when not given.
         """
         self._journal = Journal(database)
-        self._services = Services(
+        services = Services(
             layout=layout,
             database=database,
             vms=VMTable(database),
@@ -102,8 +97,8 @@ class Machines:
             capabilities=capabilities or Capabilities(WorkDisk(layout)),
             guest_deadline=guest_deadline,
         )
-        self.config = config or Config()
-        self._observer = Observer(self._services)
+        super().__init__(services, config or Config())
+        self._carry_out = carry_out
         self._auto_stop = AutoStop(
             running=lambda: tuple(filter(self._services.alive, self.list())),
             ask=lambda vm_id: self.agent(vm_id).stats(),
@@ -120,26 +115,24 @@ class Machines:
         the row in ``error``; a cancellation leaves nothing. Raises BadRequest, AlreadyExists, NotFound (image), and what starting raises.
         """
         services = self._services
-        check_new(services, new)
+        await check_new(services, new)
         defaults = self.defaults()
         report("resolve_image", new.image or defaults.image)
-        bootable, _probe = await check_host(services, new.image or defaults.image, report)
-        record = reserve(services, new, bootable.image, resolve_spec(new, defaults))
+        ground = await check_host(services, new.image or defaults.image, report)
+        record = reserve(services, new, ground.bootable.image, resolve_spec(new, defaults))
         on_reserved(record)
         report("reserve_vm", f"allocated {record.name}")
         if not new.start:
             return record
         try:
-            return await self.start(record.id, wait_booted=new.wait_booted, report=report)
+            return await self._start(record.id, ground, wait_booted=new.wait_booted, report=report)
         except asyncio.CancelledError:
             await _finish_anyway(self.delete(record.id, report=silent))
             raise
 
     async def start(self, ref: str, *, wait_booted: bool, report: Report) -> VMRecord:
         """Start a machine; success when it already runs. A failure leaves the row in ``error`` with its cause."""
-        async with self._locked(ref) as found:
-            record = await self._start_locked(found, report)
-        return await self._wait_booted(record, report) if wait_booted else record
+        return await self._start(ref, None, wait_booted=wait_booted, report=report)
 
     async def stop(self, ref: str, *, timeout: float, report: Report) -> VMRecord:
         """Ask the guest to power off, wait at most ``timeout`` seconds, flush and end the VMM; success when it does not run."""
@@ -151,41 +144,51 @@ class Machines:
     async def restart(self, ref: str, *, wait_booted: bool, report: Report) -> VMRecord:
         """Stop and start under one lock."""
         async with self._locked(ref) as found:
-            record = await self._start_locked(await self._stop_locked(found, _STOP_TIMEOUT, report, "by `vm restart`"), report)
+            stopped = await self._stop_locked(found, _STOP_TIMEOUT, report, "by `vm restart`", then_start=True)
+            _end_if_cancelled()
+            record = await self._start_locked(stopped, report)
         return await self._wait_booted(record, report) if wait_booted else record
 
     async def kill(self, ref: str, *, signal: str, report: Report) -> VMRecord:
-        """Signal the VMM (default TERM at the callers), wait at most 30 s, then end it; for a machine that hangs."""
+        """Signal the VMM (default TERM at the callers), wait at most 30 s, then end it; for a machine that hangs. What holds the machine is interrupted."""
         name = parse_signal(signal)
         context = EndContext(vm_id=self.find(ref).id, signal=name, reason=f"by `vm kill` with SIG{name}")
-        async with self._locked(context.vm_id) as record:
+        async with self._seized(context.vm_id, name, "killed") as record:
             return await self._end(record, kill_procedure(self._services), context, report) if self._ran(record) else record
 
     async def delete(self, ref: str, *, report: Report, unless_running: bool = False) -> VMRecord:
-        """Remove the machine and everything it ever had; returns the record as it was. ``unless_running``: raises NotStopped when it runs (prune)."""
-        services = self._services
-        async with self._locked(ref) as record:
+        """Remove the machine and everything it ever had; returns the record as it was. What holds the machine is interrupted, its VMM ended at once.
+
+        ``unless_running`` (prune) waits instead, and raises NotStopped when it runs. On a full disk the machine's disks go before anything is written down.
+        """
+        async with self._locked(ref) if unless_running else self._seized(ref, "KILL", "deleted") as record:
             if unless_running and self._ran(record):
                 raise NotStopped(f"{record.name} is running by now and was left alone", hint=f"banger vm delete {record.name} removes it all the same")
-            await services.runner.perform(
-                delete_procedure(services),
-                EndContext(vm_id=record.id),
-                vm_id=record.id,
-                report=report,
-                finish=lambda _context, _scratch: services.vms.delete(record.id),
-                fail=lambda error: self._update(record.id, lambda current: failed_end(services, current, error)),
-            )
+            try:
+                await self._delete_locked(record, report)
+            except (StoreError, ExceptionGroup) as error:
+                if not self._services.database.is_full(error):
+                    raise
+                log.warning("the disk is full: the machine's disks are removed first", extra={"vm_id": record.id, "error": str(error)})
+                await end_machine(self._services, record.id)
+                await remove_directory(self._services, record.id)
+                await self._delete_locked(record, report)
             return record
 
     async def change(self, ref: str, change: Change, *, report: Report) -> VMRecord:
-        """Change what a stopped machine is made of; success when it is so already. Raises BadRequest, NotStopped, NoSpace, CommandFailed."""
+        """Change what a machine is; success when it is so already. One that runs can change its network, if it has a card, and when it is stopped by itself.
+
+        Raises BadRequest, NotStopped, NoSpace, CommandFailed, VmmError.
+        """
         check_change(change)
         services = self._services
         async with self._locked(ref) as record:
             spec = changed_spec(record, change)
             if spec == record.spec:
                 return record
-            require_stopped(record, runs=self._ran(record))
+            if self._ran(record):
+                live = services.live.get(record.id)
+                await check_live_change(services, record, spec, live.machine if live is not None else None)
             await services.runner.perform(
                 set_procedure(services),
                 SetContext(vm_id=record.id, uid=record.runtime.vmm_uid, spec=spec),
@@ -194,66 +197,14 @@ class Machines:
                 finish=lambda _context, _scratch: self._update(record.id, lambda current: respecified(current, spec)),
                 fail=lambda error: self._update(record.id, lambda current: with_error(current, error)),
             )
-            return self.find(record.id)
+            self._auto_stop.note_change(changed := self.find(record.id))
+            return changed
 
     async def collect_garbage(self, *, dry_run: bool, report: Report) -> tuple[Leftover, ...]:
         """Find what no machine needs any more and, unless ``dry_run``, remove it. One that resists says so and does not keep the others."""
         return await collect_garbage(self._services, dry_run=dry_run, report=report)
 
-    # -- looks ---------------------------------------------------------------------------------------------------------------------------------
-
-    def list(self) -> tuple[VMRecord, ...]:
-        """All machines, oldest first."""
-        return self._services.vms.list()
-
-    def find(self, ref: str) -> VMRecord:
-        """The machine meant by a name, id or unique id prefix. Raises NotFound or BadRequest."""
-        return self._services.vms.find(ref)
-
-    def status(self, ref: str) -> VMStatus:
-        """The record and what the host shows."""
-        record = self.find(ref)
-        files = self._services.layout.vm(record.id)
-        live = self._services.live.get(record.id)
-        alive = self._services.alive(record)
-        overlay, work = disk_usage(files)
-        return VMStatus(
-            record=record,
-            alive=alive,
-            pid=live.machine.process.pid if live is not None and alive else None,
-            directory=files.root,
-            console_log=files.console_log,
-            vmm_log=files.vmm_log,
-            overlay_allocated_bytes=overlay,
-            work_allocated_bytes=work,
-            hello=live.agent.hello if live is not None and live.agent is not None else None,
-        )
-
-    def agent(self, ref: str) -> Agent:
-        """The agent of a running machine. Raises NotRunning, or GuestError while its channel is broken."""
-        record = self.find(ref)
-        if not self._services.alive(record):
-            raise NotRunning(f"{record.name} is not running (state {record.state})", hint=f"banger vm start {record.name}")
-        agent = self._services.live[record.id].agent
-        if agent is None or agent.closed:
-            raise GuestError(f"the agent in {record.name} does not answer", hint=f"banger vm logs {record.name}; banger vm restart {record.name}")
-        return agent
-
-    async def usage(self, ref: str) -> Usage:
-        """What the machine uses right now; its guest is asked if it runs."""
-        return await self._observer.usage(self.find(ref))
-
-    async def health(self, ref: str) -> Health:
-        """Whether it runs and answers: not healthy when it does not run; raises GuestError or GuestTimeout when it runs and does not answer."""
-        record = self.find(ref)
-        if not self._services.alive(record):
-            return Health(name=record.name, alive=False)
-        return await health(self.agent(record.id), record.name)
-
-    async def ports(self, ref: str) -> tuple[Port, ...]:
-        """What waits for connections in a running machine. Raises NotRunning, GuestError, GuestTimeout."""
-        record = self.find(ref)
-        return await ports(self.agent(record.id), record.name)
+    # -- use ------------------------------------------------------------------------------------------------------------------------------------------
 
     def touch(self, ref: str) -> VMRecord:
         """Note that somebody uses the machine now: its idle time begins anew."""
@@ -262,6 +213,17 @@ class Machines:
         self._services.vms.touch(record.id, time.time())
         return self.find(record.id)
 
+    def note_use(self, vm_id: str) -> None:
+        """As ``touch``, for who does something else with the machine: a full disk is no reason to refuse that."""
+        self._auto_stop.activity.touch(self.find(vm_id))
+        self._store_use(vm_id)
+
+    def _store_use(self, vm_id: str) -> None:
+        try:
+            self._services.vms.touch(vm_id, time.time())
+        except BangerError as error:
+            log.warning("the last use of a machine could not be stored", extra={"vm_id": vm_id, "error": str(error)})
+
     def open_stream(self, ref: str) -> Callable[[], None]:
         """A stream into the machine is open until what is returned is called; meanwhile it is not idle."""
         record = self.find(ref)
@@ -269,25 +231,9 @@ class Machines:
 
         def closed() -> None:
             close()
-            try:
-                self._services.vms.touch(record.id, time.time())
-            except BangerError as error:
-                log.warning("the last use of a machine could not be stored", extra={"vm_id": record.id, "error": str(error)})
+            self._store_use(record.id)
 
         return closed
-
-    def log_file(self, ref: str, which: str) -> Path:
-        """Path of the ``console`` or ``vmm`` log."""
-        files = self._services.layout.vm(self.find(ref).id)
-        return files.vmm_log if which == "vmm" else files.console_log
-
-    async def check_host(self) -> tuple[Finding, ...]:
-        """What the capabilities find on this host, for ``doctor``."""
-        return await self._services.capabilities.check_host()
-
-    def defaults(self) -> SizeDefaults:
-        """Sizes that omitted options take on this host."""
-        return size_defaults(self.config, defaults_for_host(facts.cpu_count(), facts.memory_bytes()))
 
     # -- the daemon's life -----------------------------------------------------------------------------------------------------------------------
 
@@ -295,12 +241,14 @@ class Machines:
         """Settle the journal, adopt or demote running rows, delete machines whose lease has no holder any more; then watch over idle ones."""
         await recover(self._services, self._journal)
         await asyncio.gather(*(self._delete_unheld(record) for record in self.list() if record.remove))
+        await self._services.capabilities.resume(self.list())
         await log_leftovers(self._services)
         self._auto_stop.start()
 
     async def close(self) -> None:
         """Drop the agents' channels; the machines keep running."""
         await self._auto_stop.close()
+        await self._services.capabilities.close()
         lives = list(self._services.live.values())
         watchers = [live.watcher for live in lives if live.watcher is not None]
         for watcher in watchers:
@@ -327,14 +275,34 @@ class Machines:
         async with self._services.locks.hold(vm_id):
             yield self.find(vm_id)
 
-    async def _start_locked(self, record: VMRecord, report: Report) -> VMRecord:
+    @asynccontextmanager
+    async def _seized(self, ref: str, signal: str, done: str) -> AsyncIterator[VMRecord]:
+        """As ``_locked``, but the VMM is signalled before we wait, and who starts or stops the machine is told that it was ``done`` by another command."""
+        found = self.find(ref)
+        locks = self._services.locks
+        if locks.held(found.id):
+            signal_vmm(self._services, found.id, signal)
+        async with AsyncExitStack() as turn:
+            with self._services.runner.interrupts.pending(found.id, f"{found.name} was {done} by another command meanwhile"):
+                await turn.enter_async_context(locks.hold(found.id))
+            yield self.find(found.id)
+
+    async def _start(self, ref: str, ground: Ground | None, *, wait_booted: bool, report: Report) -> VMRecord:
+        async with self._locked(ref) as found:
+            record = await self._start_locked(found, report, ground)
+        return await self._wait_booted(record, report) if wait_booted else record
+
+    async def _start_locked(self, record: VMRecord, report: Report, ground: Ground | None = None) -> VMRecord:
+        """``ground``: what this operation has found out already."""
         services = self._services
         if services.alive(record):
             log.info("vm already running", extra={"vm_id": record.id, "vm_name": record.name})
             return record
-        await check_host(services, record.image_name, report)
+        ground = ground or await services.runner.interrupts.run(record.id, check_host(services, record.image_id, report))
+        await services.capabilities.check_publish(record.spec.publish)
+        services.image_table.touch(record.image_id, time.time())
         await services.runner.perform(
-            start_procedure(services),
+            start_procedure(services, ground),
             start_context(services, record),
             vm_id=record.id,
             report=report,
@@ -346,13 +314,24 @@ class Machines:
         self._auto_stop.activity.note_start(running)
         return running
 
+    async def _delete_locked(self, record: VMRecord, report: Report) -> None:
+        services = self._services
+        await services.runner.perform(
+            delete_procedure(services),
+            EndContext(vm_id=record.id),
+            vm_id=record.id,
+            report=report,
+            finish=lambda _context, _scratch: services.vms.delete(record.id),
+            fail=lambda error: self._update(record.id, lambda current: failed_end(services, current, error)),
+        )
+
     async def _stop_if_due(self, vm_id: str, reason: str, still_due: Callable[[VMRecord], bool]) -> None:
         async with self._locked(vm_id) as record:
             if self._ran(record) and still_due(record):
-                await self._stop_locked(record, _STOP_TIMEOUT, silent, reason)
+                await self._carry_out("vm.auto_stop", record.name, lambda report: self._stop_locked(record, _STOP_TIMEOUT, report, reason))
 
-    async def _stop_locked(self, record: VMRecord, timeout: float, report: Report, reason: str) -> VMRecord:
-        context = EndContext(vm_id=record.id, timeout=timeout, reason=reason)
+    async def _stop_locked(self, record: VMRecord, timeout: float, report: Report, reason: str, *, then_start: bool = False) -> VMRecord:
+        context = EndContext(vm_id=record.id, timeout=timeout, reason=reason, then_start=then_start)
         return await self._end(record, stop_procedure(self._services), context, report) if self._ran(record) else record
 
     def _ran(self, record: VMRecord) -> bool:
@@ -384,6 +363,13 @@ class Machines:
             raise GuestTimeout(message, hint=f"banger vm logs {record.name}; banger vm exec {record.name} -- systemctl list-jobs", vm=record.name) from None
         self._update(record.id, lambda current: replace(current, runtime=replace(current.runtime, booted=True)))
         return self.find(record.id)
+
+
+def _end_if_cancelled() -> None:
+    """Raises the cancellation that came too late for what was done last, before something else is begun."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _finish_anyway(work: Coroutine[object, object, object]) -> None:

@@ -48,9 +48,8 @@ class StartContext:
 class StartScratch:
     """What one run of the steps builds up."""
 
+    ground: Ground | None
     record: VMRecord | None = None
-    bootable: Bootable | None = None
-    probe: VmmProbe | None = None
     disks: tuple[Disk, ...] = ()
     attachment: Attachment | None = None
     config: MachineConfig | None = None
@@ -60,16 +59,24 @@ class StartScratch:
     ready_seconds: float = 0.0
 
 
-async def check_host(services: Services, image_name: str, report: Report) -> tuple[Bootable, VmmProbe]:
-    """The image with its kernel (got first when the catalog knows it), and what the VMM makes of it here.
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a machine is started from, found out once per operation and handed down."""
+
+    bootable: Bootable
+    probe: VmmProbe
+
+
+async def check_host(services: Services, image: str, report: Report) -> Ground:
+    """The image of that id, name or reference with its kernel (got first when it is not here), and what the VMM makes of it here.
 
     Raises NotFound, what pulling raises, and VmmError when the VMM cannot run.
     """
-    bootable = await services.images.ensure(image_name, report)
+    bootable = await services.images.ensure(image, report)
     probe = await services.vmm.probe(bootable.kernel_file, bootable.initramfs)
     if not probe.usable:
         raise VmmError(f"{services.vmm.name}: {probe.note}", hint=probe.hint)
-    return bootable, probe
+    return Ground(bootable, probe)
 
 
 def start_context(services: Services, record: VMRecord) -> StartContext:
@@ -78,14 +85,15 @@ def start_context(services: Services, record: VMRecord) -> StartContext:
     return StartContext(vm_id=record.id, uid=record.runtime.vmm_uid, had_overlay=files.overlay_disk.exists(), had_work_disk=files.work_disk.exists())
 
 
-def start_procedure(services: Services) -> Procedure[StartContext, StartScratch]:
-    """The start of a machine as a table; recovered backwards."""
+def start_procedure(services: Services, ground: Ground | None = None) -> Procedure[StartContext, StartScratch]:
+    """The start of a machine as a table; recovered backwards, for which nobody needs ``ground``."""
     steps = _StartSteps(services)
     return Procedure(
         kind="vm.start",
         recovery="back",
         context_type=StartContext,
-        new_scratch=StartScratch,
+        new_scratch=lambda: StartScratch(ground=ground),
+        interruptible=True,
         steps=(
             Step("preflight", steps.preflight),
             Step("system_overlay", steps.prepare_root, steps.release_root),
@@ -103,13 +111,17 @@ def start_procedure(services: Services) -> Procedure[StartContext, StartScratch]
 
 def started(record: VMRecord, scratch: StartScratch) -> VMRecord:
     """The record of a machine whose start has succeeded."""
+    kernel = _need(scratch.ground).bootable.kernel
     runtime = replace(
         record.runtime,
         last_error="",
-        accelerator=_need(scratch.probe).accelerator,
+        accelerator=_need(scratch.ground).probe.accelerator,
         network=_need(scratch.attachment).mode,
         booted=False,
         ready_seconds=round(scratch.ready_seconds, 3),
+        kernel_name=kernel.name,
+        kernel_version=kernel.version,
+        kernel_digest=kernel.digest,
         started_at=(now := time.time()),
     )
     return replace(record, state=VMState.RUNNING, runtime=runtime, touched_at=now)
@@ -134,9 +146,8 @@ class _StartSteps:
         if record is None:
             raise NotFound(f"the machine {context.vm_id} is gone")
         scratch.record = record
-        scratch.bootable, scratch.probe = await check_host(self._services, record.image_name, report)
-        if scratch.probe.note:
-            report("preflight", scratch.probe.note, warning=True)
+        if note := _need(scratch.ground).probe.note:
+            report("preflight", note, warning=True)
         if record.runtime.ready_seconds and not (context.had_overlay and context.had_work_disk):
             report("preflight", f"a disk of {record.name} has been removed from {self._files(context).root}: an empty one takes its place", warning=True)
         await self._services.capabilities.check_start(record)
@@ -146,7 +157,7 @@ class _StartSteps:
 
     async def prepare_root(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
         spec = _need(scratch.record).spec
-        scratch.disks += await self._services.root_disk.prepare(self._files(context), _need(scratch.bootable).rootfs, spec, context.uid)
+        scratch.disks += await self._services.root_disk.prepare(self._files(context), _need(scratch.ground).bootable.rootfs, spec, context.uid)
         return context
 
     async def release_root(self, context: StartContext) -> None:
@@ -171,7 +182,7 @@ class _StartSteps:
         await self._services.network.detach(context.vm_id, self._files(context))
 
     async def build_config(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
-        record, bootable = _need(scratch.record), _need(scratch.bootable)
+        record, bootable = _need(scratch.record), _need(scratch.ground).bootable
         scratch.config = MachineConfig(
             vm_id=context.vm_id,
             vm_dir=self._files(context).root,
@@ -213,14 +224,14 @@ class _StartSteps:
 
     async def configure_guest(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
         record = _need(scratch.record)
-        part = self._services.capabilities.contribute_guest(record)
+        part = await self._services.capabilities.contribute_guest(record)
         configuration = _configuration(record, self._services.root_disk.root_mode, _need(scratch.attachment), part)
         await self._while_alive(context, scratch, _need(scratch.agent).configure(configuration), "become ready")
         scratch.ready_seconds = time.monotonic() - scratch.launched_at
         return context
 
     async def act_after_start(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
-        await self._services.capabilities.post_start(_need(scratch.record))
+        await self._services.capabilities.post_start(_need(scratch.record), _need(scratch.agent))
         return context
 
     async def _while_alive(self, context: StartContext, scratch: StartScratch, waiting: Awaitable[Result], what: str) -> Result:

@@ -11,6 +11,7 @@ from typing import Final
 
 from ..guest.agent import Agent
 from ..host.files import remove_tree
+from ..host.mounts import mounts_in, unmount
 from ..host.process import send_signal, wait_exit
 from ..model.errors import BadRequest, GuestError
 from ..model.progress import Report
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 _KILL_WAIT: Final = 30.0
 _SYNC_WAIT: Final = 5.0
+_NOT_STARTED: Final = "`vm restart` has stopped it, and did not come to start it again"
 _SIGNALS: Final = ("TERM", "KILL", "INT", "HUP", "QUIT", "USR1", "USR2", "ABRT")
+_NUMBERS: Final = {str(int(signal.Signals[f"SIG{name}"])): name for name in _SIGNALS}
 
 POWER_OFF: Final = 0
 """``shutdown`` mode: ask the image's init to power off (docs/agent-protocol.md)."""
@@ -39,6 +42,8 @@ class EndContext:
     signal: str = "KILL"
     reason: str = ""
     """Why, in words for ``vm show``."""
+    then_start: bool = False
+    """It is the first half of a restart."""
 
 
 @dataclass(slots=True)
@@ -47,8 +52,8 @@ class EndScratch:
 
 
 def parse_signal(name: str) -> str:
-    """``TERM`` from ``term``, ``SIGTERM`` and the like; raises BadRequest for a signal that is not offered."""
-    bare = name.upper().removeprefix("SIG")
+    """``TERM`` from ``term``, ``SIGTERM``, ``15`` and the like; raises BadRequest for a signal that is not offered."""
+    bare = _NUMBERS.get(name) or name.upper().removeprefix("SIG")
     if bare not in _SIGNALS:
         raise BadRequest(f"signal {name!r} is not offered", hint=f"one of {', '.join(_SIGNALS)}")
     return bare
@@ -57,13 +62,14 @@ def parse_signal(name: str) -> str:
 def stop_procedure(services: Services) -> Procedure[EndContext, EndScratch]:
     """The guest powers off, then what is left is removed; the disks stay."""
     steps = _EndSteps(services)
-    return _table("vm.stop", Step("graceful_shutdown", steps.shut_down), Step("cleanup_runtime", steps.cleanup))
+    table = _table("vm.stop", Step("graceful_shutdown", steps.shut_down, waits=True), Step("cleanup_runtime", steps.cleanup))
+    return replace(table, interruptible=True)
 
 
 def kill_procedure(services: Services) -> Procedure[EndContext, EndScratch]:
     """The VMM gets a signal, then what is left is removed; the disks stay."""
     steps = _EndSteps(services)
-    return _table("vm.kill", Step("send_signal", steps.send_signal), Step("cleanup_runtime", steps.cleanup))
+    return _table("vm.kill", Step("send_signal", steps.send_signal, waits=True), Step("cleanup_runtime", steps.cleanup))
 
 
 def delete_procedure(services: Services) -> Procedure[EndContext, EndScratch]:
@@ -82,8 +88,28 @@ def stopped(record: VMRecord, reason: str = "") -> VMRecord:
 
 
 def stopped_because(context: EndContext) -> Callable[[VMRecord], VMRecord]:
-    """``stopped`` with the reason that the context holds."""
-    return lambda record: stopped(record, context.reason)
+    """``stopped`` with the reason that the context holds. Until the start of a restart succeeds, the row says that it has not come."""
+
+    def change(record: VMRecord) -> VMRecord:
+        changed = stopped(record, context.reason)
+        return replace(changed, runtime=replace(changed.runtime, last_error=_NOT_STARTED)) if context.then_start else changed
+
+    return change
+
+
+def signal_vmm(services: Services, vm_id: str, name: str) -> bool:
+    """Signal the machine's VMM as far as it is known, now; False when there is none."""
+    live = services.live.get(vm_id)
+    return live is not None and send_signal(live.machine.process, signal.Signals[f"SIG{name}"])
+
+
+async def remove_directory(services: Services, vm_id: str) -> None:
+    """Remove the machine's directory with its disks. What is mounted in it is unmounted first, or left alone: raises OSError or CommandFailed then."""
+    root = services.layout.vm(vm_id).root
+    for place in await asyncio.to_thread(mounts_in, root):
+        log.warning("something is mounted in a machine's directory, unmounting it", extra={"vm_id": vm_id, "what": str(place)})
+        await unmount(place)
+    await asyncio.to_thread(remove_tree, root)
 
 
 class _EndSteps:
@@ -136,5 +162,6 @@ class _EndSteps:
         return context
 
     async def delete_directory(self, context: EndContext, scratch: EndScratch, report: Report) -> EndContext:
-        await asyncio.to_thread(remove_tree, self._services.layout.vm(context.vm_id).root)
+        await remove_directory(self._services, context.vm_id)
+        await self._services.capabilities.forget(context.vm_id)
         return context

@@ -10,9 +10,9 @@ from dataclasses import replace
 from ..guest.agent import Agent
 from ..host import facts
 from ..host.process import is_alive, wait_exit
-from ..model.errors import BangerError
+from ..model.errors import BangerError, VmmError
 from ..model.records import VMHandles, VMRecord, VMState
-from ..vmm.protocol import BoundsLogs, Machine
+from ..vmm.protocol import BoundsLogs, Machine, PausesOnFullDisk
 from .cleanup import cleanup_runtime
 from .context import Live, Services
 from .stop import stopped
@@ -25,6 +25,7 @@ _ADOPTION_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _LOG_CHECK_SECONDS = 30.0
 _PING_SECONDS = 10.0
+_RESUME_SECONDS = 15.0
 _SILENCE_SECONDS = 30.0
 """A guest on a busy host can take a few seconds; one that takes longer is frozen, or its agent is dead."""
 
@@ -68,6 +69,7 @@ async def _watch(services: Services, vm_id: str, live: Live, attaching: asyncio.
     booting = asyncio.create_task(_note_boot(services, vm_id, live))
     bounding = asyncio.create_task(_bound_logs(services, vm_id))
     listening = asyncio.create_task(_notice_silence(vm_id, live))
+    resuming = asyncio.create_task(_resume_paused(vm_id, live))
     try:
         while services.live.get(vm_id) is live and not death.done():
             if booting.done():  # the channel was not there, or broke before the guest had said so
@@ -76,14 +78,14 @@ async def _watch(services: Services, vm_id: str, live: Live, attaching: asyncio.
             if not death.done() and services.live.get(vm_id) is live and not await _attach(services, vm_id, live):
                 await asyncio.wait((death,), timeout=_RETRY_SECONDS)
         if services.live.get(vm_id) is live:
-            await _demote(services, vm_id, live)
+            await _demote(services, vm_id, live, death.result() if death.done() else None)
     finally:
-        for task in (death, booting, bounding, listening):
+        for task in (death, booting, bounding, listening, resuming):
             task.cancel()
-        await asyncio.gather(death, booting, bounding, listening, return_exceptions=True)
+        await asyncio.gather(death, booting, bounding, listening, resuming, return_exceptions=True)
 
 
-async def _until_broken(live: Live, death: asyncio.Task[None]) -> None:
+async def _until_broken(live: Live, death: asyncio.Task[int | None]) -> None:
     if live.agent is None or live.agent.closed:
         return
     closed = asyncio.create_task(live.agent.wait_closed())
@@ -148,16 +150,42 @@ async def _notice_silence(vm_id: str, live: Live) -> None:
             log.info("the channel ended", extra={"vm_id": vm_id, "error": str(error)})
 
 
-async def _demote(services: Services, vm_id: str, live: Live) -> None:
+async def _resume_paused(vm_id: str, live: Live) -> None:
+    """Let a machine go on that was paused because the host's disk was full. Nobody tells when there is room again, so it is tried now and then."""
+    machine = live.machine
+    if not isinstance(machine, PausesOnFullDisk):
+        return
+    while True:
+        await asyncio.sleep(_RESUME_SECONDS)
+        try:
+            if await machine.is_out_of_space():
+                log.warning("the machine is paused: the host's disk is full; trying to go on", extra={"vm_id": vm_id})
+                await machine.go_on()
+        except VmmError as error:
+            log.debug("the VMM does not say whether it is paused", extra={"vm_id": vm_id, "error": str(error)})
+
+
+def end_reason(status: int | None) -> str:
+    """Why a machine does not run that nobody here has ended, from its VMM's exit status (negative: a signal); None where that is not known."""
+    match status:
+        case None | 0:  # QEMU's way out when the guest has powered off
+            return "it ended by itself"
+        case _ if status < 0:
+            return f"its VMM ended by itself: signal {-status}"
+        case _:
+            return f"its VMM ended by itself: status {status}"
+
+
+async def _demote(services: Services, vm_id: str, live: Live, status: int | None) -> None:
     """The VMM ended by itself (the guest powered off, or it crashed)."""
     async with services.locks.hold(vm_id):
         record = services.vms.get(vm_id)
         if record is None or services.live.get(vm_id) is not live or is_alive(live.machine.process):
             return
-        log.info("the machine ended by itself", extra={"vm_id": vm_id, "vm_name": record.name})
+        log.info("the machine ended by itself", extra={"vm_id": vm_id, "vm_name": record.name, "exit_status": status})
         try:
             await cleanup_runtime(services, vm_id)
         except ExceptionGroup as error:
             log.warning("stale machine was not cleaned up completely", extra={"vm_id": vm_id, "error": str(error)})
         if record.state is VMState.RUNNING:
-            services.vms.update(vm_id, lambda current: stopped(current, "it ended by itself"))
+            services.vms.update(vm_id, lambda current: stopped(current, end_reason(status)))

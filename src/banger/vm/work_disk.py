@@ -8,6 +8,7 @@ from ..host.run import find_tool
 from ..model.errors import MissingTool
 from ..model.machine import Disk
 from ..model.records import VMRecord
+from ..storage.ext4 import staging_name
 from ..storage.workdisk import grow_work_disk, prepare_work_disk
 from .capabilities import Finding, GuestPart
 
@@ -15,7 +16,7 @@ _TOOL = "mke2fs"
 
 
 class WorkDisk:
-    """Makes the disk where it is missing, attaches it, has the guest mount it, grows it. It has no clean-up: the disk goes with the machine."""
+    """Makes the disk where it is missing, attaches it, has the guest mount it, grows it. The disk goes with the machine."""
 
     name = "work-disk"
 
@@ -35,8 +36,12 @@ class WorkDisk:
     def contribute_machine(self, record: VMRecord) -> tuple[Disk, ...]:
         return (Disk(serial="work", path=self._layout.vm(record.id).work_disk, read_only=False),)
 
-    def contribute_guest(self, record: VMRecord) -> GuestPart:
+    async def contribute_guest(self, record: VMRecord) -> GuestPart:
         return GuestPart(files=self._files, work_disk=True)
+
+    async def clean_up(self, vm_id: str) -> None:
+        """Remove what a daemon that was killed had half made; the disk itself goes with the machine."""
+        staging_name(self._layout.vm(vm_id).work_disk).unlink(missing_ok=True)
 
     async def apply_change(self, before: VMRecord, after: VMRecord) -> None:
         if before.spec.work_disk_bytes < after.spec.work_disk_bytes:

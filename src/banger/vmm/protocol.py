@@ -68,6 +68,28 @@ class ListsMachines(Protocol):
 
 
 @runtime_checkable
+class SwitchesLink(Protocol):
+    """Optional, of a ``Machine``: its network card can be cut off and connected again while it runs."""
+
+    async def switch_link(self, *, up: bool) -> None:
+        """Let the card's frames pass in both directions, or none in either; the guest sees the link come and go. "Already so" is success.
+
+        What carries the frames on the host stays. Raises VmmError when the VMM refuses or does not answer.
+        """
+
+
+@runtime_checkable
+class PausesOnFullDisk(Protocol):
+    """Optional, of a ``Machine``: when the host's disk has no room for what the guest writes, the guest is paused in place of losing the write."""
+
+    async def is_out_of_space(self) -> bool:
+        """Whether it is paused for that. Raises VmmError when the VMM does not answer."""
+
+    async def go_on(self) -> None:
+        """Try the write again and let the guest run; paused again when there is still no room. Raises VmmError."""
+
+
+@runtime_checkable
 class BoundsLogs(Protocol):
     """Optional: a driver whose machines write logs that the guest can make grow."""
 

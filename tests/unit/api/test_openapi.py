@@ -58,4 +58,4 @@ def test_requests_refuse_unknown_fields_and_say_so() -> None:
     for route in ROUTES:
         if route.request is not None:
             assert schemas[route.request.__name__]["additionalProperties"] is False
-    assert schemas["PullImage"]["required"] == ["name"]
+    assert schemas["PullImage"]["required"] == ["reference"]

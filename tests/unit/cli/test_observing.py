@@ -32,7 +32,7 @@ PORTS = {
     "id": "1",
     "name": "box",
     "ports": [
-        {"protocol": "tcp", "addresses": ["0.0.0.0", "::"], "port": 80, "process": "nginx", "command": "nginx"},
+        {"protocol": "tcp", "addresses": ["0.0.0.0", "::"], "port": 80, "process": "nginx", "command": "nginx", "http_status": 200},
         {"protocol": "udp", "addresses": ["127.0.0.1", "::1"], "port": 53, "process": "", "command": "", "endpoint": "box.vm:53"},
     ],
 }
@@ -81,9 +81,12 @@ def test_stats_are_followed_until_the_machine_is_deleted(daemon: FakeDaemon, ban
 def test_ports(daemon: FakeDaemon, banger: Shell) -> None:
     daemon.routes["GET /v1/vms/box/ports"] = Reply(PORTS)
     _, web, names = banger("vm", "ports", "box").out.splitlines()
-    assert web.split() == ["box", "tcp", "80", "*", "nginx", "not", "published"]
-    assert names.split() == ["box", "udp", "53", "127.0.0.1,", "::1", "-", "box.vm:53"]
-    assert banger("vm", "ports", "box", "--json").json[0]["result"]["ports"][0]["port"] == 80
+    assert web.split() == ["box", "tcp", "80", "*", "nginx", "http", "200", "not", "published"]
+    assert names.split() == ["box", "udp", "53", "127.0.0.1,", "::1", "-", "-", "box.vm:53"]
+    shown = banger("vm", "ports", "box", "--json").json[0]["result"]["ports"]
+    assert [(port["port"], port["http_status"]) for port in shown] == [(80, 200), (53, None)]
+    assert banger("vm", "ports", "box", "--no-probe").status == 0
+    assert [call.query for call in daemon.calls if call.path.endswith("/ports")] == ["", "", "probe=0"]
     daemon.routes["GET /v1/vms/box/ports"] = failure(409, "not_running", "box is not running", hint="banger vm start box")
     assert banger("vm", "ports", "box").status == 1
 

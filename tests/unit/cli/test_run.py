@@ -49,7 +49,7 @@ def test_options_reach_the_daemon_in_its_units(daemon: FakeDaemon, banger: Shell
     words = "--name web --image alpine --vcpu 4 --memory 4GiB --disk-size 1G --system-overlay-size 512 --nat --wait booted --ttl 1h30m --idle 0".split()
     assert banger("vm", "run", *words, "--", "true").status == 0
     expected = {"name": "web", "image": "alpine", "vcpu_count": 4, "memory_mib": 4096, "work_disk_bytes": 1 << 30}
-    expected |= {"system_overlay_bytes": 512 << 20, "nat": True, "wait": "booted", "lease": "", "start": True, "ttl": 5400.0, "idle": 0.0}
+    expected |= {"system_overlay_bytes": 512 << 20, "nat": True, "wait": "booted", "lease": "", "start": True, "ttl": 5400.0, "idle": 0.0, "publish": []}
     assert body_of(daemon, "POST /v1/vms") == expected
 
 
@@ -89,7 +89,9 @@ def test_create(daemon: FakeDaemon, banger: Shell) -> None:
         ("vm run --memory lots -- true", "'lots' is not a size"),
         ("vm run --ttl soon -- true", "'soon' is not a duration"),
         ("vm run --idle 30 -- true", "'30' is not a duration"),
-        ("vm run --image ../x -- true", "bad image name"),
+        ("vm run --image= -- true", "bad image ''"),
+        ("vm run -d --entrypoint sh", "-d runs nothing"),
+        ("vm run --env =x -- true", "has no name"),
         ("vm run --wait forever -- true", "forever"),
         ("vm run --frobnicate -- true", "No such option"),
         ("vm exec box", "must come after `--`"),

@@ -24,7 +24,7 @@ def done(result: object) -> Reply:
 
 def test_set_sends_what_was_named(daemon: FakeDaemon, banger: Shell) -> None:
     daemon.routes["POST /v1/vms/box/set"] = done(record())
-    words = ("--vcpu", "3", "--memory", "1G", "--disk-size", "9G", "--system-overlay-size", "10G", "--no-nat")
+    words = ("--vcpu", "3", "--memory", "1G", "--disk-size", "9G", "--system-overlay-size", "10G", "--no-nat", "-p", "8080:80", "--unpublish", "[::1]:9")
     result = banger("vm", "set", "box", *words)
     assert (result.status, result.out) == (0, "box\n")
     assert daemon.calls[-1].json == {
@@ -33,9 +33,15 @@ def test_set_sends_what_was_named(daemon: FakeDaemon, banger: Shell) -> None:
         "work_disk_bytes": 9 << 30,
         "system_overlay_bytes": 10 << 30,
         "nat": False,
+        "ttl": None,
+        "idle": None,
+        "publish": [{"host_port": 8080, "guest_port": 80, "bind": "127.0.0.1"}],
+        "unpublish": ["[::1]:9"],
     }
+    banger("vm", "set", "box", "--ttl", "2h", "--idle", "0")
+    assert {key: value for key, value in daemon.calls[-1].json.items() if value not in (None, [])} == {"ttl": 7200.0, "idle": 0.0}
     banger("vm", "set", "box", "--nat")
-    assert {key: value for key, value in daemon.calls[-1].json.items() if value is not None} == {"nat": True}
+    assert {key: value for key, value in daemon.calls[-1].json.items() if value not in (None, [])} == {"nat": True}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from banger.client import start as start_module
+from banger.host import sockets
 from tests.unit.cli.conftest import Shell, record
 from tests.unit.client.fake_daemon import Call, FakeDaemon, Reply, failure, running
 from tests.unit.client.samples import STATUS
@@ -44,6 +46,76 @@ def test_list_is_aligned(daemon: FakeDaemon, banger: Shell) -> None:
     assert first.split()[:7] == ["100000000000", "a", "running", "debian-bookworm", "2", "2G", "8G"]
     assert {line.index(word) for line, word in ((head, "STATE"), (first, "running"), (second, "stopped"))} == {head.index("STATE")}
     assert banger("ps").out == banger("vm", "ls").out == banger("vm", "list").out
+
+
+def test_list_says_why_machines_do_not_run(daemon: FakeDaemon, banger: Shell) -> None:
+    killed = record("killed", 1, state="stopped", runtime={"last_stop_reason": "its VMM ended by itself: signal 9"})
+    broken = record("broken", 2, state="error", runtime={"last_error": f"{'x' * 80}\nand more"})
+    daemon.routes["GET /v1/vms"] = Reply([record("up", 3, runtime={"last_stop_reason": "by `vm stop`"}), killed, broken])
+    head, up, *others = banger("vm", "list").out.splitlines()
+    assert head.split()[-1] == "NOTE"
+    assert up.endswith(" ago")
+    assert [line[head.index("NOTE") :] for line in others] == ["its VMM ended by itself: signal 9", f"{'x' * 57}..."]
+
+
+@pytest.mark.parametrize(
+    ("state", "network", "nat", "shown"),
+    [
+        ("running", "passt", True, "passt"),
+        ("running", "passt", False, "passt, cut off (--no-nat)"),
+        ("stopped", "passt", False, "none"),
+        ("stopped", "none", True, "nat"),
+    ],
+)
+def test_show_says_what_network_there_is(daemon: FakeDaemon, banger: Shell, state: str, network: str, nat: bool, shown: str) -> None:
+    one = record(state=state, runtime={"network": network})
+    one["spec"] = one["spec"] | {"nat": nat}
+    detail = {"record": one, "alive": state == "running", "pid": None, "directory": "/d", "console_log": "/c", "vmm_log": "/v"}
+    daemon.routes["GET /v1/vms/box"] = Reply(detail | {"overlay_allocated_bytes": 0, "work_allocated_bytes": 0})
+    assert next(line.split(None, 1)[1] for line in banger("vm", "show", "box").out.splitlines() if line.startswith("network")) == shown
+
+
+def test_errors_as_json(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes["GET /v1/vms/box"] = failure(404, "not_found", "no machine 'box'")
+    result = banger("vm", "show", "box", "--json")
+    assert (result.status, result.out) == (1, "")
+    body = json.loads(result.err)["error"]
+    assert (body["code"], body["message"], body["op_id"]) == ("not_found", "no machine 'box'", "op-0123456789ab")
+    assert set(body) >= {"code", "message", "hint", "op_id"}
+
+
+@pytest.mark.parametrize(("words", "status"), [("vm show --json", 2), ("vm run --json --wrong -- true", 125), ("vm create --json --memory much", 2)])
+def test_wrong_words_as_json(daemon: FakeDaemon, banger: Shell, words: str, status: int) -> None:
+    result = banger(*words.split())
+    assert result.status == status
+    assert json.loads(result.err)["error"]["code"] == "bad_request"
+
+
+def test_json_after_the_double_dash_is_the_commands_own(daemon: FakeDaemon, banger: Shell) -> None:
+    result = banger("vm", "run", "--wrong", "--", "ls", "--json")
+    assert result.status == 125
+    assert result.err.startswith("banger: ")
+
+
+def test_something_else_on_the_socket_is_named(home: Path, banger: Shell) -> None:
+    (home / "run").mkdir(parents=True, mode=0o700)
+    with sockets.listen(home / "run/bangerd.sock") as listener:
+
+        def answer() -> None:
+            for _ in range(2):
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(4096)
+                    peer.sendall(b"220 smtp.example.org ESMTP\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        status, stop = banger("daemon", "status"), banger("daemon", "stop")
+        thread.join()
+    for result in (status, stop):
+        assert (result.status, result.out) == (1, "")
+        assert "what answers on the socket is not bangerd: " in result.err
+        assert f"(pid {os.getpid()})" in result.err
 
 
 def test_list_quiet_running_and_json(daemon: FakeDaemon, banger: Shell) -> None:
@@ -99,6 +171,27 @@ def test_a_batch_as_json(daemon: FakeDaemon, banger: Shell) -> None:
     assert result.json[0]["error"]["code"] == "not_found"
 
 
+def test_wrong_words_have_one_status(daemon: FakeDaemon, banger: Shell) -> None:
+    ambiguous = failure(400, "bad_request", "'0' is ambiguous")
+    daemon.routes |= {"GET /v1/vms/0": ambiguous, "DELETE /v1/vms/0": ambiguous, "GET /v1/vms": Reply([])}
+    assert banger("vm", "show", "0").status == 2
+    assert banger("vm", "delete", "0").status == 2
+    daemon.routes["DELETE /v1/vms/ghost"] = failure(404, "not_found", "no machine 'ghost'")
+    assert banger("vm", "delete", "0", "ghost").status == 1
+
+
+def test_an_empty_name_is_not_any_name(daemon: FakeDaemon, banger: Shell) -> None:
+    result = banger("vm", "create", "--name", "")
+    assert (result.status, daemon.calls) == (2, [])
+    assert "bad name ''" in result.err
+
+
+def test_a_log_that_is_not_there_yet(daemon: FakeDaemon, banger: Shell) -> None:
+    daemon.routes["GET /v1/vms/box/logs"] = Reply({"text": "", "next_offset": 0, "path": "/x/console.log", "exists": False})
+    result = banger("vm", "logs", "box")
+    assert (result.status, result.out, result.err) == (0, "", "no such log yet: /x/console.log is made when the machine is started\n")
+
+
 @pytest.mark.parametrize(
     ("words", "path", "body"),
     [
@@ -151,7 +244,7 @@ def test_images(daemon: FakeDaemon, banger: Shell) -> None:
     assert "source     recipe:debian-bookworm\n" in banger("image", "show", "debian-bookworm").out
     assert banger("image", "show", "debian-bookworm", "--json").json["digest"] == "sha256:ab"
     result = banger("image", "delete", "debian-bookworm")
-    assert (result.status, "used by box" in result.err) == (1, True)
+    assert (result.status, "used by box" in result.err) == (2, True)
 
 
 def test_image_pull_shows_how_far_it_is(daemon: FakeDaemon, banger: Shell) -> None:
@@ -162,7 +255,45 @@ def test_image_pull_shows_how_far_it_is(daemon: FakeDaemon, banger: Shell) -> No
     lines = result.err.splitlines()
     assert len(lines) == 10
     assert lines[3].startswith("banger: install_packages 30%")
-    assert daemon.calls[-1].json == {"name": "debian-bookworm"}
+    assert daemon.calls[-1].json["reference"] == "debian-bookworm"
+
+
+def test_image_pull_says_when_there_was_nothing_to_do(daemon: FakeDaemon, banger: Shell) -> None:
+    steps = [{"stage": "resolve_image", "message": "asking"}, {"stage": "up_to_date", "message": "debian-bookworm is up to date", "progress": 1.0}]
+    daemon.routes["POST /v1/images"] = Reply(lines=[*steps, {"done": True, "result": IMAGE}])
+    result = banger("image", "pull", "ghcr.io/acme/dev:1", "--name", "dev", "--insecure-registry", "ghcr.io", "--sha256", "A" * 64)
+    assert (result.out, result.err) == ("debian-bookworm\n", "debian-bookworm is up to date\n")
+    expected = {"reference": "ghcr.io/acme/dev:1", "name": "dev", "insecure_registries": ["ghcr.io"], "digest": "sha256:" + "a" * 64, "kernel": ""}
+    assert daemon.calls[-1].json == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "body"),
+    [
+        ("build r.toml --name x", "build", {"recipe": "{cwd}/r.toml", "name": "x", "kernel": ""}),
+        ("import ../r.tar --name x --kernel k", "import", {"file": "{parent}/r.tar", "name": "x", "kernel": "k", "digest": "", "spooled": False}),
+        ("register --name x --rootfs /r.ext4", "register", {"name": "x", "rootfs": "/r.ext4", "kernel": ""}),
+        ("export x -o out", "x/export", {"file": "{cwd}/out"}),
+        ("export ghcr.io/a/b:1 -o /out", "ghcr.io%2Fa%2Fb%3A1/export", {"file": "/out"}),
+    ],
+)
+def test_files_of_the_caller_become_absolute(
+    daemon: FakeDaemon, banger: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, path: str, body: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon.routes[f"POST /v1/images/{path}"] = Reply(lines=[{"done": True, "result": IMAGE}])
+    assert banger("image", *words.split()).status == 0
+    expected = json.loads(json.dumps(body).replace("{cwd}", str(tmp_path)).replace("{parent}", str(tmp_path.parent)))
+    assert daemon.calls[-1].json == expected
+
+
+def test_room_that_images_take(daemon: FakeDaemon, banger: Shell) -> None:
+    found = [{"id": "i", "name": "old", "size_bytes": 1 << 20, "reason": "least recently used", "removed": False}]
+    daemon.routes["POST /v1/images/gc"] = Reply(lines=[{"done": True, "result": found}])
+    assert banger("image", "gc", "--dry-run", "--budget", "2G").out.splitlines()[1].split()[:3] == ["old", "1M", "to"]
+    assert daemon.calls[-1].json == {"dry_run": True, "budget_bytes": 2 << 30}
+    daemon.routes["POST /v1/images/prune-cache"] = Reply(lines=[{"done": True, "result": {"count": 3, "size_bytes": 5 << 20, "removed": True}}])
+    assert banger("image", "cache", "prune").out == "3 blobs, 5M removed\n"
 
 
 def test_kernels(daemon: FakeDaemon, banger: Shell) -> None:

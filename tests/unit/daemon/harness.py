@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from banger.daemon.access import Access
 from banger.daemon.attach import Opener
 from banger.daemon.context import Context
 from banger.daemon.leases import Leases
@@ -24,17 +25,23 @@ from banger.guest.agent import Agent
 from banger.guest.frames import Frame, FrameReader, encode
 from banger.host import sockets
 from banger.host.paths import Layout
+from banger.image.housekeeping import Housekeeping
+from banger.image.kernels import KernelService
 from banger.image.service import ImageService
+from banger.image.sources.choose import Wish
 from banger.model.config import Config
 from banger.model.errors import BangerError, NotFound, NotRunning
 from banger.model.limits import SizeDefaults, defaults_for_host
 from banger.model.names import new_id
 from banger.model.progress import Report
-from banger.model.records import ImageRecord, KernelRecord, VMRecord, VMSpec, VMState
+from banger.model.records import ImageConfig, ImageRecord, KernelRecord, VMRecord, VMSpec, VMState
 from banger.store import Database
 from banger.vm.create import NewVM
 from banger.vm.observe import Health, Port, Usage
-from banger.vm.service import Machines, VMStatus
+from banger.vm.published import PublishedPorts
+from banger.vm.service import Machines
+from banger.vm.ssh_access import SshAccess
+from banger.vm.views import VMStatus
 from banger.vmm.protocol import Vmm
 
 
@@ -163,6 +170,9 @@ class FakeMachines:
         self.deleted.set()
         return one
 
+    def count_running(self) -> int:
+        return sum(record.state is VMState.RUNNING and not record.remove for record in self.records.values())
+
     def list(self) -> tuple[VMRecord, ...]:
         return tuple(self.records.values())
 
@@ -204,6 +214,9 @@ class FakeMachines:
         self.touched.append(self.find(ref).name)
         return self.find(ref)
 
+    def note_use(self, vm_id: str) -> None:
+        self.touch(vm_id)
+
     def open_stream(self, ref: str) -> Callable[[], None]:
         one = self.find(ref)
         self.streams.append(one.id)
@@ -215,9 +228,10 @@ class FakeMachines:
     async def health(self, ref: str) -> Health:
         return Health(name=self.find(ref).name, alive=True, healthy=True, guest_state="booted", round_trip=0.001)
 
-    async def ports(self, ref: str) -> tuple[Port, ...]:
+    async def ports(self, ref: str, *, probe: bool = True) -> tuple[Port, ...]:
         self.find(ref)
-        return (Port(protocol="tcp", addresses=("0.0.0.0", "::"), port=80, process="nginx", command="nginx -g"),)
+        status = 200 if probe else None
+        return (Port(protocol="tcp", addresses=("0.0.0.0", "::"), port=80, process="nginx", command="nginx -g", http_status=status),)
 
     async def recover(self) -> None:
         if self.recovering is not None:
@@ -236,8 +250,8 @@ class FakeImages:
         self.cancelled = asyncio.Event()
         self.image = ImageRecord(id="i" * 32, name="debian-bookworm", source="x", path="/x", digest="sha256:0", size_bytes=1, kernel_name="k", created_at=1.0)
 
-    async def pull(self, name: str, report: Report) -> ImageRecord:
-        report("auto_pull_image", name, progress=0.1)
+    async def pull(self, wish: Wish, report: Report, *, name: str = "") -> ImageRecord:
+        report("auto_pull_image", wish.text, progress=0.1)
         self.pulling.set()
         try:
             await self.may_finish.wait()
@@ -246,7 +260,7 @@ class FakeImages:
             raise
         return self.image
 
-    async def remove_leftovers(self) -> None:
+    async def settle(self) -> None:
         pass
 
     def list(self) -> tuple[ImageRecord, ...]:
@@ -257,17 +271,24 @@ class FakeImages:
             raise NotFound(f"no image {name!r}")
         return self.image
 
+    def config_of(self, image_id: str) -> ImageConfig:
+        return ImageConfig()
+
     async def delete(self, name: str) -> ImageRecord:
         return self.show(name)
 
-    def list_kernels(self) -> tuple[KernelRecord, ...]:
-        return ()
-
-    def show_kernel(self, name: str) -> KernelRecord:
-        raise NotFound(f"no kernel {name!r}")
-
     def catalog(self) -> tuple[Any, ...]:
         return ()
+
+
+class FakeKernels:
+    """No kernels."""
+
+    def list(self) -> tuple[KernelRecord, ...]:
+        return ()
+
+    def show(self, name: str) -> KernelRecord:
+        raise NotFound(f"no kernel {name!r}")
 
 
 @dataclass
@@ -399,10 +420,13 @@ async def running(home: Path, prepare: Callable[[FakeMachines, FakeImages], None
             database=Database.open(layout.database),
             machines=cast(Machines, machines),
             images=cast(ImageService, images),
+            kernels=cast(KernelService, FakeKernels()),
+            housekeeping=cast(Housekeeping, None),
             vmm=cast(Vmm, None),
             operations=Operations(),
             leases=Leases(cast(Machines, machines), retries=(0.0, 0.0)),
             tokens=tokens,
+            access=Access(SshAccess(layout), PublishedPorts(machines.agent, machines.open_stream, lambda _vm, _why: None)),
         )
 
     daemon = Daemon(layout, compose)

@@ -11,7 +11,7 @@ from banger.guest.fields import Fields
 from banger.guest.frames import MAX_PAYLOAD, STDIN, STDOUT, Frame, FrameType, Operation, encode
 from banger.guest.outcome import decode_refusal
 from banger.host.sockets import Peer
-from banger.model.errors import ChannelLost, GuestError
+from banger.model.errors import ChannelLost, GuestError, GuestTimeout
 from banger.model.records import VMState
 from tests.unit.daemon.harness import FakeForwarded, Running, Wire
 
@@ -251,3 +251,22 @@ async def test_stopping_the_daemon_ends_streams_with_a_word(daemon: Running) -> 
     assert await wire.frame() is None and await silent.frame() is None and stream.cancelled.is_set()
     await wire.close()
     await silent.close()
+
+
+async def test_a_guest_that_does_not_begin_a_command_is_given_up_and_one_that_is_only_silent_is_not(daemon: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "OPEN_SECONDS", 0.05)
+    wire, stream = await open_stream(daemon)
+    stream.on_frame(Frame(FrameType.OPENED, 1, b""))
+    opened = await wire.frame()
+    assert opened is not None and opened.type == FrameType.OPENED
+    ticket = (await daemon.call("POST", "/v1/vms/box/exec", {"argv": ["cat"]})).json
+    other = await daemon.attach()
+    await other.hello(ticket["token"])
+    refused = await other.frame()
+    assert refused is not None and refused.type == FrameType.ERROR
+    error = decode_refusal(refused.payload)
+    assert isinstance(error, GuestTimeout) and "banger vm kill" in error.hint
+    assert daemon.machines.the_agent.streams[-1].cancelled.is_set()
+    assert not stream.cancelled.is_set()
+    await other.close()
+    await wire.close()

@@ -6,6 +6,7 @@ import json
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -89,7 +90,7 @@ async def test_unexpected_errors_are_logged_and_not_shown(daemon: Running, caplo
     assert (await daemon.call("GET", "/v1/vms")).status == 200
 
 
-@pytest.mark.parametrize("call", ["GET /", "GET /v1/nope", "PUT /v1/vms", "POST /v1/daemon", "GET /v1/vms/a%2Fb", "GET /v1/vms/"])
+@pytest.mark.parametrize("call", ["GET /", "GET /v1/nope", "PUT /v1/vms", "POST /v1/daemon", "GET /v1/vms/a/b/c", "GET /v1/vms/"])
 async def test_unknown_calls(daemon: Running, call: str) -> None:
     method, _, path = call.partition(" ")
     reply = await daemon.call(method, path)
@@ -105,7 +106,7 @@ async def test_unknown_calls(daemon: Running, call: str) -> None:
         ("/v1/vms", {"nmae": "box"}, "unknown field `nmae`"),
         ("/v1/vms", {"vcpu_count": "2"}, "$.vcpu_count"),
         ("/v1/vms", {"wait": "later"}, "$.wait"),
-        ("/v1/images", b"", "missing required field `name`"),
+        ("/v1/images", b"", "missing required field `reference`"),
         ("/v1/vms?wat", {}, "no query parameter 'wat'"),
         ("/v1/leases", {"x": 1}, "takes no body"),
     ],
@@ -300,7 +301,7 @@ async def test_a_creation_that_nobody_waits_for_is_not_cancelled_by_a_follower_t
 
 
 async def test_a_pull_ends_with_its_caller(daemon: Running) -> None:
-    async with Stream(daemon, "/v1/images?wait", {"name": "debian-bookworm"}) as stream:
+    async with Stream(daemon, "/v1/images?wait", {"reference": "debian-bookworm"}) as stream:
         assert (await stream.line())["stage"] == "auto_pull_image"
     await daemon.images.cancelled.wait()
 
@@ -329,7 +330,7 @@ async def test_a_failed_creation_names_the_machine_that_is_left(daemon: Running)
 async def test_logs(daemon: Running) -> None:
     daemon.machines.add(name="box")
     log = daemon.machines.directory / "console.log"
-    assert (await daemon.call("GET", "/v1/vms/box/logs")).json == {"text": "", "next_offset": 0, "path": str(log)}
+    assert (await daemon.call("GET", "/v1/vms/box/logs")).json == {"text": "", "next_offset": 0, "path": str(log), "exists": False}
     log.write_bytes("line\n\x1b[31mrød".encode())
     first = (await daemon.call("GET", "/v1/vms/box/logs?which=console&offset=0")).json
     assert first["text"] == "line\n\x1b[31mrød" and first["next_offset"] == log.stat().st_size
@@ -351,3 +352,9 @@ def test_log_chunks_are_bounded_and_never_cut_a_character(tmp_path: Path) -> Non
     assert "".join(chunks) == text and len(chunks) > 1
     log.write_bytes(b"short \xff\xe2\x82")
     assert read_log(log, offset).text == "short \N{REPLACEMENT CHARACTER}" and read_log(log, offset).next_offset == 7
+
+
+@pytest.mark.parametrize("ref", ["../..", "a/b", "%2e", "ä", "a?b"])
+async def test_a_reference_may_hold_anything(daemon: Running, ref: str) -> None:
+    reply = await daemon.call("POST", f"/v1/vms/{quote(ref, safe='')}/touch")
+    assert reply.error["message"] == f"no VM {ref!r}"

@@ -49,20 +49,27 @@ class InspectingVmm(FakeVmm):
         return self.answer
 
 
+@dataclass(frozen=True)
+class FakeKernels:
+    """A kernel service with at most the default kernel."""
+
+    kernels: tuple[KernelRecord, ...] = (KERNEL,)
+
+    def list(self) -> tuple[KernelRecord, ...]:
+        return self.kernels
+
+
 @dataclass
 class FakeImages:
     """An image service with at most the default image."""
 
     images: tuple[ImageRecord, ...] = (IMAGE,)
-    kernels: tuple[KernelRecord, ...] = (KERNEL,)
+    kernels: FakeKernels = FakeKernels()
     known: tuple[str, ...] = (DEFAULT_IMAGE,)
     damage: str = ""
 
     def list(self) -> tuple[ImageRecord, ...]:
         return self.images
-
-    def list_kernels(self) -> tuple[KernelRecord, ...]:
-        return self.kernels
 
     def show(self, name: str) -> ImageRecord:
         return self.images[0]
@@ -76,7 +83,7 @@ class FakeImages:
         return Bootable(image=IMAGE, kernel=KERNEL, rootfs=Path("/i/rootfs"), kernel_file=Path("/k/vmlinux"), initramfs=Path("/c/initramfs"))
 
 
-NOTHING_YET = FakeImages(images=(), kernels=())
+NOTHING_YET = FakeImages(images=(), kernels=FakeKernels(()))
 
 
 async def checks(tmp_path: Path, vmm: FakeVmm | None = None, images: FakeImages | None = None) -> dict[str, Check]:
@@ -143,8 +150,8 @@ async def test_before_the_first_image_nothing_is_run(tmp_path: Path) -> None:
 
 async def test_an_image_that_is_damaged_or_unknown(tmp_path: Path) -> None:
     assert (await checks(tmp_path, images=FakeImages(damage="rootfs.ext4 is gone")))["default image"].detail == "rootfs.ext4 is gone"
-    assert (await checks(tmp_path, images=FakeImages(kernels=())))["default image"].status == "warn"
-    assert (await checks(tmp_path, images=FakeImages(images=(), kernels=(), known=())))["default image"].status == "fail"
+    assert (await checks(tmp_path, images=FakeImages(kernels=FakeKernels(()))))["default image"].status == "warn"
+    assert (await checks(tmp_path, images=FakeImages(images=(), kernels=FakeKernels(()), known=())))["default image"].status == "fail"
 
 
 async def test_missing_packages_are_named_in_one_command(tmp_path: Path, without: Any) -> None:
@@ -166,8 +173,10 @@ async def test_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise BangerError("no subordinate ids", hint="sudo usermod --add-subuids ...")
 
     monkeypatch.setattr(namespace, "check", refused)
-    assert (await checks(tmp_path))["namespaces"].status == "warn"
-    assert (await checks(tmp_path, images=NOTHING_YET))["namespaces"].status == "fail"
+    for images, status in ((FakeImages(), "warn"), (NOTHING_YET, "fail")):
+        found = await checks(tmp_path, images=images)
+        assert (found["namespaces"].status, found["image building"].status) == (status, status), "no image can be built without them"
+        assert found["image building"].remedy == found["namespaces"].remedy
 
 
 @pytest.mark.parametrize(("free", "status"), [(100 << 30, "pass"), (3 << 30, "warn"), (1 << 20, "fail")])
@@ -202,3 +211,13 @@ async def test_no_guest_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor, "guest_program", missing)
     check = (await checks(tmp_path))["guest program"]
     assert (check.status, check.remedy) == ("fail", "./dev setup")
+
+
+async def test_a_vmm_that_has_broken_since_it_was_probed_fails(tmp_path: Path) -> None:
+    class BrokenVmm(FakeVmm):
+        async def inspect(self) -> VmmProbe:
+            return VmmProbe(usable=False, note="/b does not run", hint="install it again")
+
+    found = await checks(tmp_path, BrokenVmm())
+    assert (found["vmm"].status, found["vmm"].detail, found["vmm"].remedy) == ("fail", "/b does not run", "install it again")
+    assert "kvm" not in found

@@ -120,7 +120,7 @@ async def test_a_job_starts_under_a_fresh_or_a_given_id(daemon: Running, agent: 
     second = (await daemon.call("POST", "/v1/vms/box/jobs", {"argv": ["true"]})).json
     assert first["pid"] == 4711 and first["exit_status"] is None and first["id"] != second["id"]
     ((fields,), _) = agent.asked
-    assert (fields.texts(16), fields.texts(17), fields.text(18), fields.text(19), fields.text(24)) == (("make", "all"), ("A=b",), "/src", "me", first["id"])
+    assert (fields.texts(16), fields.texts(17), fields.text(18), fields.text(19), fields.text(30)) == (("make", "all"), ("A=b",), "/src", "me", first["id"])
     assert (await daemon.call("POST", "/v1/vms/box/jobs", {"argv": ["true"], "id": "nightly"})).json["id"] == "nightly"
 
 
@@ -149,7 +149,7 @@ async def test_jobs_are_listed_signalled_and_read(daemon: Running, agent: Script
     assert agent.asked == [("jobs", "job-1"), ("signal", "job-1", 9), ("jobs", "job-1")]
     assert (await daemon.call("POST", "/v1/vms/box/jobs/job-1/signal", {"signal": "SIGNONSENSE"})).error["code"] == "bad_request"
     operation, fields = await stream_of(daemon, "jobs/job-1/output", {"which": "stderr", "offset": 10, "follow": True})
-    assert (operation, fields.text(24)) == (Operation.JOB_OUTPUT, "job-1")
+    assert (operation, fields.text(30)) == (Operation.JOB_OUTPUT, "job-1")
 
 
 async def test_a_job_that_is_not_there(daemon: Running, agent: ScriptedAgent) -> None:

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from banger.daemon import server
-from tests.unit.daemon.harness import running
+from banger.daemon.context import Context
+from banger.daemon.lifetime import Daemon
+from banger.host.paths import Layout, private_directory
+from banger.host.sockets import listen
+from banger.model.errors import BadRequest
+from tests.unit.daemon.harness import request, running
 
 
 async def test_a_graceful_stop_leaves_no_socket_and_no_task(tmp_path: Path) -> None:
@@ -47,3 +52,20 @@ async def test_a_request_that_never_becomes_complete_does_not_hold_up_a_stop(tmp
         assert await daemon.stop() is None
         assert (await reader.read()).startswith(b"HTTP/1.1 500 ")
         writer.close()
+
+
+async def test_who_comes_after_the_reason_was_told_does_not_hear_it_again(tmp_path: Path) -> None:
+    """It may have been mended: the next caller must find no socket, and start another daemon."""
+
+    def refuse(*_: object) -> Context:
+        raise BadRequest("config.toml is wrong")
+
+    layout = Layout.from_environment({"BANGER_HOME": str(tmp_path / "home")})
+    private_directory(layout.runtime)
+    private_directory(layout.state)
+    with listen(layout.api_socket) as api, listen(layout.attach_socket) as attach:
+        serving = asyncio.create_task(Daemon(layout, refuse).run(api, attach))
+        reply = await asyncio.to_thread(request, layout.api_socket, "GET", "/v1/vms", None, None)
+        assert reply.error["message"] == "config.toml is wrong"
+        assert list(layout.runtime.iterdir()) == []
+        assert str(await serving) == "config.toml is wrong"

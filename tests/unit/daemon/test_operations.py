@@ -11,6 +11,7 @@ from banger.daemon import operations as module
 from banger.daemon.operations import Operation, Operations
 from banger.model.errors import BadRequest, BangerError, NotFound
 from banger.model.opid import current_op_id, new_op_id
+from banger.model.progress import Report
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +173,42 @@ async def test_an_unknown_id_says_that_restarts_forget() -> None:
     with pytest.raises(NotFound) as caught:
         Operations().find("op-000000000000")
     assert "restart" in caught.value.hint
+
+
+async def test_what_the_daemon_does_by_itself_is_an_operation_too() -> None:
+    operations = Operations()
+
+    async def work(report: Report) -> None:
+        report("graceful_shutdown")
+
+    await operations.carry_out("vm.auto_stop", "box", work)
+    (one,) = operations.list()
+    assert (one.kind, one.target, one.stage, one.state, one.id) == ("vm.auto_stop", "box", "graceful_shutdown", "done", current_op_id.get())
+
+    async def fails(report: Report) -> None:
+        raise NotFound("it is gone")
+
+    current_op_id.set(new_op_id())
+    with pytest.raises(NotFound, match="it is gone"):
+        await operations.carry_out("vm.auto_stop", "box", fails)
+    assert operations.find(current_op_id.get()).state == "failed"
+
+
+async def test_cancelling_who_waits_for_such_work_cancels_it() -> None:
+    operations, rolled_back = Operations(), asyncio.Event()
+
+    async def work(report: Report) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            rolled_back.set()
+
+    waiter = asyncio.create_task(operations.carry_out("vm.auto_stop", "box", work))
+    while not operations.list():
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert rolled_back.is_set()
+    assert operations.list()[0].state == "cancelled"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from banger.host.config import MAX_CONFIG_BYTES, load_config
-from banger.model.config import Config, settings, size_defaults, with_log_level
+from banger.model.config import Config, FileSync, settings, size_defaults, with_log_level
 from banger.model.errors import BadRequest
 from banger.model.limits import defaults_for_host
 from banger.model.sizes import GIB, MIB
@@ -16,6 +16,15 @@ FULL = """
 log_level = "DEBUG"
 default_image_name = "debian-trixie"
 auto_stop_stale_after = "2h"  # a comment
+
+[[file_sync]]
+host = "~/.netrc"
+guest = "~/.netrc"
+
+[[file_sync]]
+host = "/srv/tools/"
+guest = "/root/tools/"
+mode = "755"
 
 [vm_defaults]
 vcpu = 3
@@ -39,6 +48,9 @@ def test_no_file_means_the_built_in_values(tmp_path: Path) -> None:
 def test_every_key(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, FULL))
     assert (config.log_level, config.default_image_name, config.auto_stop_stale_after) == ("debug", "debian-trixie", 7200.0)
+    assert config.file_sync == (
+        FileSync(host="~/.netrc", guest="/root/.netrc", mode=0o600), FileSync(host="/srv/tools/", guest="/root/tools", mode=0o755),
+    )  # fmt: skip
     assert config.sizes == {"vcpu_count": 3, "memory_mib": 1024, "work_disk_bytes": 16 * GIB, "system_overlay_bytes": 512 * MIB}
     defaults = size_defaults(config, defaults_for_host(64, 256 * GIB))
     assert (defaults.vcpu_count, defaults.memory_mib, defaults.work_disk_bytes, defaults.image) == (3, 1024, 16 * GIB, "debian-trixie")
@@ -46,6 +58,7 @@ def test_every_key(tmp_path: Path) -> None:
     shown = {one.key: (one.value, one.source) for one in settings(config, defaults)}
     assert shown == {
         "log_level": ("debug", "config"), "default_image_name": ("debian-trixie", "config"), "auto_stop_stale_after": ("2h", "config"),
+        "file_sync": ("~/.netrc -> /root/.netrc, /srv/tools/ -> /root/tools", "config"),
         "vm_defaults.vcpu": (3, "config"), "vm_defaults.memory_mib": (1024, "config"),
         "vm_defaults.disk_size": ("16G", "config"), "vm_defaults.system_overlay_size": ("512M", "config"),
     }  # fmt: skip
@@ -56,6 +69,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
     defaults = size_defaults(config, defaults_for_host(16, 4 * GIB))
     assert {one.key.rpartition(".")[2]: (one.value, one.source) for one in settings(config, defaults)} == {
         "log_level": ("debug", "env"), "default_image_name": ("debian-bookworm", "builtin"), "auto_stop_stale_after": ("0", "builtin"),
+        "file_sync": ("none", "builtin"),
         "vcpu": (4, "auto"), "memory_mib": (512, "config"), "disk_size": ("8G", "builtin"), "system_overlay_size": ("8G", "builtin"),
     }  # fmt: skip
 
@@ -102,3 +116,36 @@ def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(BadRequest, match="cannot be read: Is a directory"):
         load_config(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ('host = ""\nguest = "~/a"', "[0].host is empty"),
+        ('guest = "~/a"', "[0].host is empty"),
+        ('host = "a/b"\nguest = "~/a"', "[0].host: 'a/b' is neither absolute"),
+        ('host = "~other/b"\nguest = "~/a"', "[0].host: '~other/b' is neither absolute"),
+        ('host = "~/"\nguest = "~/a"', "[0].host: '~/' is neither absolute"),
+        ('host = "~/x/../../y"\nguest = "~/a"', "[0].host: '~/x/../../y' may not hold"),
+        ('host = "~/a"\nguest = "/etc/passwd"', "[0].guest: '/etc/passwd' is not below /root"),
+        ('host = "~/a"\nguest = "/root/../etc/passwd"', "[0].guest: '/root/../etc/passwd' may not hold"),
+        ('host = "~/a"\nguest = "/root/"', "[0].guest: '/root/' is not below /root"),
+        ('host = "~/a"\nguest = "/rootling/a"', "is not below /root"),
+        ('host = "~/a"\nguest = "~/a"\nmode = "0888"', "[0].mode: '0888' is no mode"),
+        ('host = "~/a"\nguest = "~/a"\nmode = "7777"', "[0].mode: '7777' is no mode"),
+        ('host = "~/a"\nguest = "~/a"\nmode = 420', "[0].mode: a string is expected"),
+        ('host = "~/a"\nguest = "~/a"\nuser = "x"', "[0]: unknown key user"),
+    ],
+)
+def test_file_sync_names_the_entry(tmp_path: Path, entry: str, complaint: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        load_config(write(tmp_path, f"[[file_sync]]\n{entry}\n"))
+    assert complaint in caught.value.message and "file_sync" in caught.value.message and caught.value.hint
+
+
+def test_the_second_entry_has_index_one(tmp_path: Path) -> None:
+    good = '[[file_sync]]\nhost = "~/a"\nguest = "~/a"\n'
+    with pytest.raises(BadRequest, match=r"\[1\]\.guest"):
+        load_config(write(tmp_path, good + good.replace('guest = "~/a"', 'guest = "a"')))
+    with pytest.raises(BadRequest, match="array of tables"):
+        load_config(write(tmp_path, 'file_sync = "~/a"\n'))

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import msgspec
-import pytest
-
-from banger.image.catalog import embedded, load, unknown
+from banger.image.catalog import embedded, unknown
 from banger.model.limits import DEFAULT_IMAGE
 from banger.model.names import check_artifact_name
 
@@ -43,10 +38,3 @@ def test_unknown_name_gives_the_nearest_ones() -> None:
 
 def test_unknown_name_with_nothing_near() -> None:
     assert unknown("zzz", ["debian-bookworm"], "kernel").hint == "see: banger kernel list"
-
-
-def test_a_mistake_in_a_catalog_is_noticed(tmp_path: Path) -> None:
-    file = tmp_path / "catalog.toml"
-    file.write_text("[recipes.x]\ndescription = 3\n[kernels]\n[distributions]\n")
-    with pytest.raises(msgspec.ValidationError):
-        load(file)

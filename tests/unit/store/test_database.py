@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,46 @@ def test_a_failed_first_start_can_be_tried_again(tmp_path: Path, monkeypatch: py
         Database.open(tmp_path / "banger.db")
     monkeypatch.undo()
     Database.open(tmp_path / "banger.db").close()
+
+
+def test_no_database_is_begun_beside_what_only_a_lost_one_knows(tmp_path: Path) -> None:
+    vms, images = tmp_path / "vms", tmp_path / "images"
+    (vms / "a1").mkdir(parents=True)
+    (images / "x.staging").mkdir(parents=True)
+    path = tmp_path / "banger.db"
+    with pytest.raises(StoreError, match=f"is missing, and only it knows what is there: 1 in {vms}$") as caught:
+        Database.open(path, contents=(vms, images))
+    assert f"mv {tmp_path} " in caught.value.hint
+    assert not path.exists()
+    (vms / "a1").rmdir()
+    Database.open(path, contents=(vms, images)).close()
+    (vms / "a1").mkdir()
+    Database.open(path, contents=(vms, images)).close()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_database_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "banger.db")
+    with pytest.raises(StoreError, match="it is not a file") as caught:
+        Database.open(tmp_path / "banger.db")
+    assert "space" not in caught.value.hint and "mv " in caught.value.hint
+
+
+def test_the_ballast_comes_back_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banger.store.database._BALLAST_RETRY_SECONDS", 0.0)
+    database = Database.open(tmp_path / "banger.db")
+    ballast = tmp_path / "banger.db.ballast"
+    assert database.spend_ballast()
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", refuse)
+        with database.transaction():
+            pass
+        assert not ballast.exists()
+    with database.transaction():
+        pass
+    assert ballast.stat().st_size == BALLAST_BYTES
+    database.close()

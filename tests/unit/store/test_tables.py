@@ -60,6 +60,14 @@ def test_find_by_name_id_or_unique_prefix(database: Database, reference: str, na
     assert table.find(reference).name == name
 
 
+def test_a_whole_id_wins_over_a_name_like_it(database: Database) -> None:
+    table, vm_id = VMTable(database), "0123456789abcdef" * 2
+    table.insert(machine(vm_id, "box"))
+    table.insert(machine("f" * 32, vm_id))
+    assert table.find(vm_id).name == "box"
+    assert table.find("f" * 32).name == vm_id
+
+
 @pytest.mark.parametrize("reference", ["", "nobody", "%", "abc1_"])
 def test_find_nothing(database: Database, reference: str) -> None:
     table = VMTable(database)

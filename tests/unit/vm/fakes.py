@@ -42,6 +42,7 @@ class Faults:
     never_booted: bool = False
     detach: bool = False
     deaf: bool = False
+    switch: bool = False
 
 
 @dataclass
@@ -61,6 +62,11 @@ class FakeMachine:
         self.world.guests.append(asyncio.create_task(FakeGuest(self, theirs).serve()))
         return ours
 
+    async def switch_link(self, *, up: bool) -> None:
+        if self.world.faults.switch:
+            raise VmmError("QEMU refused")
+        self.world.links.append(up)
+
     async def end(self) -> None:
         await process.end(self.process)
 
@@ -77,7 +83,7 @@ class FakeGuest:
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         reader = FrameReader()
-        death = asyncio.create_task(process.wait_exit(self._machine.process))
+        death = asyncio.create_task(self._wait_dead())
         try:
             with self._sock:
                 if self._machine.vm_id not in self._world.greeted and not self._world.faults.silent_guest:
@@ -98,6 +104,11 @@ class FakeGuest:
             return
         finally:
             death.cancel()
+
+    async def _wait_dead(self) -> None:
+        """Without reaping it: its exit status is for those who watch the machine."""
+        while process.is_alive(self._machine.process):
+            await asyncio.sleep(0.01)
 
     async def _hello(self, nonce: int) -> None:
         await self._send(
@@ -147,6 +158,12 @@ class FakeWorld:
     silent: set[int] = field(default_factory=set)
     """Operations that the guest never answers."""
     attached: set[str] = field(default_factory=set)
+    cards: bool = False
+    """A machine with ``nat`` gets a card."""
+    links: list[bool] = field(default_factory=list)
+    """How links were switched."""
+    checks: int = 0
+    """How often the VMM was probed."""
     bounded: set[str] = field(default_factory=set)
     looks: int = 0
     """How often all machines were listed."""
@@ -177,6 +194,7 @@ class FakeVmm:
         self._world = world
 
     async def probe(self, kernel: Path, initramfs: Path) -> VmmProbe:
+        self._world.checks += 1
         if self._world.faults.unusable:
             return VmmProbe(usable=False, note="not installed", hint="install it")
         return VmmProbe(usable=True, accelerator="none", note="this is a fake")
@@ -246,7 +264,7 @@ class FakeNetwork:
         self._world.attached.add(vm_id)
         if self._world.faults.network:
             raise CommandFailed("half attached")
-        return Attachment("none", None, None)
+        return Attachment("fake" if nat and self._world.cards else "none", None, None)
 
     async def detach(self, vm_id: str, files: VMLayout) -> None:
         if self._world.faults.detach:
@@ -258,7 +276,7 @@ class FakeImages:
     """Stands in for ImageService: one image that needs no files."""
 
     async def ensure(self, name: str, report: Report) -> Bootable:
-        if name not in ("fake", "debian-bookworm"):
+        if name not in ("fake", "debian-bookworm", IMAGE.id):
             raise NotFound(f"no image {name!r}")
         nowhere = Path("/nowhere")
         return Bootable(image=IMAGE, kernel=KERNEL, rootfs=nowhere, kernel_file=nowhere, initramfs=nowhere)

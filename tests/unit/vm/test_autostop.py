@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -18,10 +18,11 @@ from banger.host.paths import Layout
 from banger.image.service import ImageService
 from banger.model.config import Config
 from banger.model.errors import BadRequest, VmmError
-from banger.model.progress import silent
+from banger.model.progress import Report, silent
 from banger.model.records import VMRecord, VMState
 from banger.store import Database, ImageTable, VMTable
 from banger.vm.activity import Activity
+from banger.vm.change import Change
 from banger.vm.create import NewVM
 from banger.vm.service import Machines
 from tests.unit.vm.fakes import IMAGE, FakeImages, FakeNetwork, FakeRootDisk, FakeVmm, FakeWorld, layout_below
@@ -243,3 +244,40 @@ async def test_a_row_from_the_future_is_used_now(instance: Instance) -> None:
     future = replace(record, touched_at=time.time() + 9999, runtime=replace(record.runtime, started_at=time.time() + 9999))
     assert activity.used_at(future) == pytest.approx(time.monotonic(), abs=1)
     assert activity.started_at(future) == pytest.approx(time.monotonic(), abs=1)
+
+
+@pytest.mark.parametrize(("change", "why"), [(Change(ttl_seconds=0.2), "(--ttl)"), (Change(idle_seconds=0.2), "(--idle)")])
+async def test_times_that_are_set_while_it_runs_hold_at_once(instance: Instance, change: Change, why: str) -> None:
+    await instance.create(SMALL)
+    await instance.machines.change("box", change, report=silent)
+    assert why in (await instance.stopped()).runtime.last_stop_reason
+
+
+async def test_a_busy_guest_that_is_asked_again_later_is_asked_now_when_its_time_is_set(instance: Instance) -> None:
+    instance.world.answers[Operation.STATS] = stats(3.0)
+    await instance.create(replace(SMALL, idle_seconds=20.0))
+    instance.age(100)
+    await instance.machines.close()
+    await instance.up()
+    instance.machines._auto_stop._began = -1e9
+    instance.machines._auto_stop._wake.set()
+    async with asyncio.timeout(10):
+        while Operation.STATS not in instance.world.operations:
+            await asyncio.sleep(0.01)
+    instance.world.answers[Operation.STATS] = stats(0.0)
+    await asyncio.sleep(0.05)
+    await instance.machines.change("box", Change(idle_seconds=10.0), report=silent)
+    assert "10s" in (await instance.stopped()).runtime.last_stop_reason
+
+
+async def test_stopping_by_itself_is_carried_out_where_users_see_it(instance: Instance) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def carry_out(kind: str, target: str, work: Callable[[Report], Awaitable[object]]) -> None:
+        seen.append((kind, target))
+        await work(silent)
+
+    instance.machines._carry_out = carry_out
+    await instance.create(replace(SMALL, idle_seconds=0.2))
+    await instance.stopped()
+    assert seen == [("vm.auto_stop", "box")]

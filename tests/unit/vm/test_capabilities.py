@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from banger.guest.agent import FileToWrite
+from banger.guest.agent import Agent, FileToWrite
 from banger.model.machine import Disk
 from banger.model.records import VMRecord, VMSpec, VMState
 from banger.vm.capabilities import Capabilities, Finding, GuestPart
@@ -48,10 +49,10 @@ class Full:
     def contribute_machine(self, record: VMRecord) -> tuple[Disk, ...]:
         return (Disk(serial=self.name, path=Path("/x"), read_only=False),)
 
-    def contribute_guest(self, record: VMRecord) -> GuestPart:
+    async def contribute_guest(self, record: VMRecord) -> GuestPart:
         return GuestPart(files=(FileToWrite(path=f"/{self.name}", content=b""),), work_disk=self.name == "b")
 
-    async def post_start(self, record: VMRecord) -> None:
+    async def post_start(self, record: VMRecord, agent: Agent) -> None:
         self._note("post_start")
 
     async def clean_up(self, vm_id: str) -> None:
@@ -70,7 +71,7 @@ async def test_hooks_run_in_order_and_clean_up_in_reverse() -> None:
     capabilities = Capabilities(Full("a", log), Bare(), Full("b", log))
     await capabilities.check_start(RECORD)
     await capabilities.prepare_host(RECORD)
-    await capabilities.post_start(RECORD)
+    await capabilities.post_start(RECORD, cast(Agent, None))
     await capabilities.apply_change(RECORD, RECORD)
     await capabilities.clean_up("ab")
     assert log == [
@@ -78,7 +79,7 @@ async def test_hooks_run_in_order_and_clean_up_in_reverse() -> None:
         "clean_up b", "clean_up a",
     ]  # fmt: skip
     assert [disk.serial for disk in capabilities.contribute_machine(RECORD)] == ["a", "b"]
-    part = capabilities.contribute_guest(RECORD)
+    part = await capabilities.contribute_guest(RECORD)
     assert ([file.path for file in part.files], part.work_disk) == (["/a", "/b"], True)
     assert [finding.name for finding in await capabilities.check_host()] == ["a", "b"]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from banger.model.errors import BadRequest, NoSpace, NotFound, NotStopped
+from banger.model.errors import BadRequest, NoSpace, NotFound, NotStopped, VmmError
 from banger.model.progress import silent
-from banger.model.records import VMState
+from banger.model.records import ProcessIdentity, VMState
 from banger.store import Journal
 from banger.store.codec import to_json
 from banger.vm.change import Change, SetContext
@@ -79,7 +80,7 @@ async def test_nonsense_is_refused_and_changes_nothing(instance: Instance, chang
     assert instance.machines.find("box") == before
 
 
-@pytest.mark.parametrize("change", [Change(vcpu_count=1), Change(memory_mib=256), Change(work_disk_bytes=GIB), Change(nat=True)])
+@pytest.mark.parametrize("change", [Change(vcpu_count=1), Change(memory_mib=256), Change(work_disk_bytes=GIB), Change(nat=True, memory_mib=256)])
 async def test_a_running_machine_must_be_stopped_first(instance: Instance, change: Change) -> None:
     before = await instance.create()
     with pytest.raises(NotStopped, match="box is running") as caught:
@@ -156,3 +157,99 @@ async def test_prune_spares_what_runs_by_now(instance: Instance) -> None:
     assert isinstance(results[1], NotStopped), "a machine that was being made when it was chosen"
     assert [record.name for record in instance.machines.list()] == ["box"]
     assert instance.machines.status("box").alive
+
+
+async def with_card(instance: Instance) -> None:
+    instance.world.cards = True
+    await instance.create(replace(SMALL, nat=True))
+
+
+async def test_the_network_of_a_running_machine_is_switched(instance: Instance) -> None:
+    await with_card(instance)
+    for nat in (False, False, True):
+        assert (await instance.machines.change("box", Change(nat=nat), report=silent)).spec.nat is nat
+    assert instance.world.links == [False, True], "what is so already is not done again"
+    assert instance.machines.status("box").alive
+    assert Journal(instance.database).entries() == ()
+    await instance.machines.change("box", Change(nat=False), report=silent)
+    await instance.restart_daemon()
+    assert instance.machines.find("box").spec.nat is False
+    restarted = await instance.machines.restart("box", wait_booted=False, report=silent)
+    assert (restarted.runtime.has_card, restarted.spec.nat) == (False, False)
+
+
+async def test_a_machine_without_a_card_has_to_be_stopped_to_get_one(instance: Instance) -> None:
+    instance.world.cards = True
+    await instance.create()
+    with pytest.raises(NotStopped, match="box was started without a network card") as caught:
+        await instance.machines.change("box", Change(nat=True), report=silent)
+    assert caught.value.hint == "banger vm stop box; banger vm set box --nat; banger vm start box"
+    assert instance.world.links == []
+
+
+@dataclass
+class Unswitchable:
+    """The least that a driver's machine can do."""
+
+    process: ProcessIdentity
+
+    async def connect_agent(self) -> socket.socket:
+        raise VmmError("nobody listens")
+
+    async def end(self) -> None:
+        """Left to the fixture."""
+
+
+async def test_a_vmm_that_cannot_switch_says_so(instance: Instance) -> None:
+    await with_card(instance)
+    live = instance.machines._services.live[instance.machines.find("box").id]
+    live.machine = Unswitchable(live.machine.process)
+    with pytest.raises(NotStopped, match="fake cannot switch the network of a machine that runs") as caught:
+        await instance.machines.change("box", Change(nat=False), report=silent)
+    assert caught.value.hint == "banger vm stop box"
+
+
+async def test_a_network_that_could_not_be_switched_is_told_and_not_recorded(instance: Instance) -> None:
+    await with_card(instance)
+    instance.world.faults.switch = True
+    with pytest.raises(VmmError):
+        await instance.machines.change("box", Change(nat=False), report=silent)
+    record = instance.machines.find("box")
+    assert (record.spec.nat, record.state, record.runtime.last_error) == (True, VMState.RUNNING, "QEMU refused")
+
+
+async def test_a_daemon_that_died_before_it_switched_the_network_is_finished(instance: Instance) -> None:
+    await with_card(instance)
+    record = instance.machines.find("box")
+    context = to_json(SetContext(vm_id=record.id, uid=-1, spec=replace(record.spec, nat=False)))
+    Journal(instance.database).open(op_id="op-dead", kind="vm.set", vm_id=record.id, context=context)
+    await instance.restart_daemon()
+    assert instance.world.links == [False]
+    assert (instance.machines.find("box").spec.nat, instance.machines.status("box").alive) == (False, True)
+
+
+async def test_times_change_while_it_runs_and_while_it_does_not(instance: Instance) -> None:
+    await instance.create()
+    spec = (await instance.machines.change("box", Change(ttl_seconds=3600.0, idle_seconds=0.0), report=silent)).spec
+    assert (spec.ttl_seconds, spec.idle_seconds) == (3600.0, 0.0)
+    await instance.machines.stop("box", timeout=5, report=silent)
+    spec = (await instance.machines.change("box", Change(ttl_seconds=0.0), report=silent)).spec
+    assert (spec.ttl_seconds, spec.idle_seconds) == (0.0, 0.0)
+    with pytest.raises(BadRequest, match="ttl"):
+        await instance.machines.change("box", Change(ttl_seconds=-1.0), report=silent)
+
+
+@pytest.mark.parametrize("disk", ["system.overlay", "root.ext4"])
+async def test_a_disk_that_was_removed_by_hand_is_told(instance: Instance, disk: str) -> None:
+    await stopped(instance)
+    root = instance.machines.status("box").directory
+    warnings: list[str] = []
+
+    def report(stage: str, message: str = "", *, progress: float | None = None, warning: bool = False) -> None:
+        warnings.extend([message] if warning else [])
+
+    await instance.machines.change("box", Change(memory_mib=300), report=report)
+    assert warnings == []
+    (root / disk).unlink()
+    await instance.machines.change("box", Change(work_disk_bytes=GIB), report=report)
+    assert warnings == [f"a disk of box has been removed from {root}: the next start makes an empty one"]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from banger.model.errors import AlreadyExists, NotFound, NotStopped
+from banger.model.errors import AlreadyExists, NotFound, NotStopped, VmmError
 from banger.model.progress import silent
 from banger.model.records import VMRecord, VMState
+from banger.store import Journal
 from banger.vm.change import Change
+from tests.fakes.drivers import running
 from tests.fakes.world import World, world_below
 
 
@@ -67,18 +70,83 @@ async def test_a_stop_during_a_create_waits_for_it_and_stops_the_machine(world: 
     assert (await stop).state is VMState.STOPPED
 
 
-async def test_a_delete_during_a_start_waits_for_it_and_deletes_the_machine(world: World) -> None:
+async def test_a_delete_interrupts_a_start_that_has_no_vmm_yet(world: World) -> None:
     await world.create("box", start=False)
     world.network.gate.clear()
     start = asyncio.create_task(world.machines.start("box", wait_booted=False, report=silent))
     await half_way(world)
-    delete = asyncio.create_task(world.machines.delete("box", report=silent))
-    await asyncio.sleep(0.05)
-    assert not delete.done()
-    world.network.gate.set()
-    assert (await start).state is VMState.RUNNING
-    assert (await delete).name == "box"
+    async with asyncio.timeout(5):
+        assert (await world.machines.delete("box", report=silent)).name == "box"
+    with pytest.raises(VmmError, match="box was deleted by another command"):
+        await start
     assert world.left() == []
+
+
+async def test_a_kill_interrupts_a_start_that_has_no_vmm_yet(world: World) -> None:
+    create = await creating(world)
+    stop = asyncio.create_task(world.machines.stop("box", timeout=5, report=silent))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        record = await world.machines.kill("box", signal="TERM", report=silent)
+    assert (record.state, record.runtime.last_error) == (VMState.ERROR, "box was killed by another command meanwhile")
+    with pytest.raises(VmmError, match="box was killed by another command"):
+        await create
+    assert (await stop).state is VMState.ERROR
+    assert world.wrong() == []
+    world.network.gate.set()
+    assert (await world.machines.start("box", wait_booted=False, report=silent)).state is VMState.RUNNING
+
+
+async def frozen(world: World) -> int:
+    """Pid of the VMM of ``box``, which does nothing any more."""
+    async with asyncio.timeout(10):
+        while not (pids := running(world.machines.find("box").id)):
+            await asyncio.sleep(0.005)
+    os.kill(pids[0], signal.SIGSTOP)
+    return pids[0]
+
+
+@pytest.mark.parametrize("verb", ["kill", "delete"])
+async def test_a_machine_that_hangs_while_it_boots_is_ended_at_once(world: World, verb: str) -> None:
+    world.vmm.faults = "silent"
+    create = asyncio.create_task(world.create("box"))
+    await asyncio.sleep(0.05)
+    await frozen(world)
+    async with asyncio.timeout(5):
+        await (world.machines.kill("box", signal="KILL", report=silent) if verb == "kill" else world.machines.delete("box", report=silent))
+    with pytest.raises(VmmError, match="by another command"):
+        await create
+    assert world.wrong() == []
+
+
+@pytest.mark.parametrize("verb", ["kill", "delete"])
+@pytest.mark.parametrize("waiting", ["stop", "restart"])
+async def test_a_machine_that_hangs_while_it_stops_is_ended_at_once(world: World, waiting: str, verb: str) -> None:
+    await world.create("box")
+    await frozen(world)
+    machines = world.machines
+    stop = asyncio.create_task(
+        machines.stop("box", timeout=60, report=silent) if waiting == "stop" else machines.restart("box", wait_booted=False, report=silent)
+    )
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        ended = await (machines.kill("box", signal="KILL", report=silent) if verb == "kill" else machines.delete("box", report=silent))
+    with pytest.raises(VmmError, match="by another command"):
+        await stop
+    if verb == "kill":
+        assert (ended.state, ended.runtime.last_stop_reason, ended.runtime.last_error) == (VMState.STOPPED, "by `vm kill` with SIGKILL", "")
+    assert world.wrong() == []
+    assert Journal(world.database).entries() == ()
+
+
+async def test_a_second_kill_helps_the_first(world: World) -> None:
+    await world.create("box")
+    await frozen(world)
+    term = asyncio.create_task(world.machines.kill("box", signal="TERM", report=silent))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        await world.machines.kill("box", signal="9", report=silent)
+        assert (await term).state is VMState.STOPPED
 
 
 async def test_of_two_deletes_one_deletes_and_the_other_finds_nothing(world: World) -> None:
@@ -123,10 +191,10 @@ async def test_kill_and_stop_at_once_both_succeed(world: World) -> None:
 
 async def test_who_waits_for_a_machine_can_give_up(world: World) -> None:
     create = await creating(world)
-    delete = asyncio.create_task(world.machines.delete("box", report=silent))
+    stop = asyncio.create_task(world.machines.stop("box", timeout=5, report=silent))
     await asyncio.sleep(0.01)
-    delete.cancel()
-    await asyncio.gather(delete, return_exceptions=True)
+    stop.cancel()
+    await asyncio.gather(stop, return_exceptions=True)
     world.network.gate.set()
     assert (await create).state is VMState.RUNNING
     assert world.machines.find("box").state is VMState.RUNNING

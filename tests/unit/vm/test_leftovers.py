@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,3 +192,50 @@ async def test_a_new_daemon_says_in_its_log_what_is_left(instance: Instance, cap
     await instance.restart_daemon()
     assert [vars(record)["what"] for record in caplog.records if "leftover" in record.message] == [str(directory)]
     assert directory.exists()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Mounts a directory that holds something precious; a bind mount, which has the device number of what is around it."""
+    places: list[Path] = []
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").touch()
+
+    def mount(place: Path) -> Path:
+        place.mkdir()
+        subprocess.run(["mount", "--bind", outside, place], check=True)
+        places.append(place)
+        return outside / "precious"
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", "-q", place], check=False)
+
+
+@pytest.mark.root
+async def test_what_is_mounted_in_a_leftover_is_unmounted_and_not_deleted(instance: Instance, mounted: Callable[[Path], Path]) -> None:
+    directory = private_directory(private_directory(instance.layout.vms) / new_id())
+    precious = mounted(directory / "my mount")
+    assert {one.kind: one.what for one in (await look(instance)).values()} == {"mount": f"{directory}/my mount", "directory": str(directory)}
+    assert [one.kind for one in await clear(instance)] == ["mount", "directory"]
+    assert precious.exists() and not directory.exists()
+
+
+@pytest.mark.root
+async def test_a_mount_that_stays_keeps_its_leftover(instance: Instance, mounted: Callable[[Path], Path]) -> None:
+    directory = private_directory(private_directory(instance.layout.vms) / new_id())
+    precious = mounted(directory / "busy")
+    with (directory / "busy" / "precious").open():
+        mount, around = await instance.machines.collect_garbage(dry_run=False, report=silent)
+    assert "busy" in mount.error and f"{directory}/busy" in around.error
+    assert precious.exists() and directory.exists()
+
+
+@pytest.mark.root
+async def test_a_deletion_does_not_reach_into_a_mount(instance: Instance, mounted: Callable[[Path], Path]) -> None:
+    record = await instance.create()
+    precious = mounted(instance.layout.vm(record.id).root / "mine")
+    await instance.machines.delete("box", report=silent)
+    assert precious.exists()
+    assert instance.leftovers() == []

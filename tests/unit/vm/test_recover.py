@@ -15,10 +15,12 @@ import pytest
 
 from banger.host import facts, process
 from banger.host.run import spawn
-from banger.model.errors import GuestError, VmmError
+from banger.model.errors import GuestError, GuestTimeout, VmmError
 from banger.model.progress import silent
-from banger.model.records import ProcessIdentity, VMState
+from banger.model.records import ProcessIdentity, VMRecord, VMState
 from banger.store import Journal
+from banger.store.codec import to_json
+from banger.vm.stop import EndContext
 from tests.unit.vm.fakes import FakeMachine, FakeVmm
 from tests.unit.vm.test_service import SMALL, Instance, eventually
 
@@ -95,7 +97,7 @@ async def test_a_guest_that_hangs_keeps_nobody_waiting(instance: Instance, monke
     await eventually(attached, "the watcher attaches once it answers")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "binary", "wrong types", "huge", "directory", "other boot", "bystander", "reused pid"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "binary", "wrong types", "huge", "directory", "fifo", "other boot", "bystander", "reused pid"])
 async def test_handles_are_a_hint_and_the_machine_is_the_truth(instance: Instance, bystander: ProcessIdentity, damage: str) -> None:
     record = await instance.create()
     pid = instance.machines.status("box").pid
@@ -113,6 +115,8 @@ async def test_handles_are_a_hint_and_the_machine_is_the_truth(instance: Instanc
     }
     if damage == "directory":
         file.mkdir()
+    elif damage == "fifo":  # opening it waits for a writer
+        os.mkfifo(file)
     elif damage in contents:
         file.write_bytes(contents[damage])
     await die_and_recover(instance)
@@ -221,3 +225,47 @@ async def test_a_machine_that_runs_although_its_row_says_stopped_is_ended(instan
     await die_and_recover(instance)
     assert instance.world.processes() == []
     assert instance.machines.find("box").state is VMState.STOPPED
+
+
+@pytest.mark.parametrize("where", ["in the stop", "before the start"])
+async def test_a_restart_that_did_not_come_to_its_start_is_told(instance: Instance, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    record = await instance.create()
+    if where == "in the stop":
+        context = EndContext(vm_id=record.id, timeout=5, reason="by `vm restart`", then_start=True)
+        Journal(instance.database).open(op_id="op-1", kind="vm.stop", vm_id=record.id, context=to_json(context))
+    else:
+
+        async def never(*_: object) -> VMRecord:
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(instance.machines, "_start_locked", never)
+        with pytest.raises(asyncio.CancelledError):
+            await instance.machines.restart("box", wait_booted=False, report=silent)
+    await die_and_recover(instance)
+    runtime = instance.machines.find("box").runtime
+    assert (runtime.last_stop_reason, runtime.last_error) == ("by `vm restart`", "`vm restart` has stopped it, and did not come to start it again")
+    assert (await instance.machines.start("box", wait_booted=False, report=silent)).runtime.last_error == ""
+
+
+async def test_a_machine_that_a_full_disk_has_paused_is_told_and_goes_on(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banger.vm.watch._RESUME_SECONDS", 0.2)
+    monkeypatch.setattr("banger.vm.observe._ANSWER_SECONDS", 0.05)
+    paused, tries = True, 0
+
+    async def is_out_of_space(machine: FakeMachine) -> bool:
+        return paused
+
+    async def go_on(machine: FakeMachine) -> None:
+        nonlocal tries
+        tries += 1
+
+    monkeypatch.setattr(FakeMachine, "is_out_of_space", is_out_of_space, raising=False)
+    monkeypatch.setattr(FakeMachine, "go_on", go_on, raising=False)
+    await instance.create()
+    instance.world.faults.deaf = True
+    with pytest.raises(GuestTimeout, match="box is paused: the disk of this host is full"):
+        await instance.machines.health("box")
+    await eventually(lambda: tries > 1, "it is tried again and again")
+    paused = False
+    with pytest.raises(GuestTimeout, match="did not answer"):
+        await instance.machines.health("box")

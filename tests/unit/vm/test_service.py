@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 
 from banger.guest.frames import Operation
-from banger.host.paths import Layout
+from banger.host.paths import Layout, VMLayout
 from banger.image.service import ImageService
 from banger.model.errors import (
     AlreadyExists,
@@ -34,6 +34,7 @@ from banger.model.records import VMRecord, VMState
 from banger.store import Database, ImageTable, Journal, VMTable
 from banger.vm.create import NewVM
 from banger.vm.service import Machines
+from banger.vm.watch import end_reason
 from tests.unit.vm.fakes import IMAGE, FakeImages, FakeNetwork, FakeRootDisk, FakeVmm, FakeWorld, layout_below
 
 SMALL = NewVM(name="box", system_overlay_bytes=64 << 20, work_disk_bytes=64 << 20)
@@ -152,7 +153,7 @@ async def test_restart_gives_another_process(instance: Instance) -> None:
     assert before != after
 
 
-@pytest.mark.parametrize("name", ["TERM", "sigkill"])
+@pytest.mark.parametrize("name", ["TERM", "sigkill", "9"])
 async def test_kill(instance: Instance, name: str) -> None:
     await instance.create()
     assert (await instance.machines.kill("box", signal=name, report=silent)).state is VMState.STOPPED
@@ -333,7 +334,7 @@ async def test_a_new_daemon_adopts_what_runs_and_demotes_what_does_not(instance:
     await instance.restart_daemon()
     assert instance.machines.status("box").pid == pid
     assert instance.machines.agent("box").hello.state == 2
-    assert instance.machines.find("dead").state is VMState.STOPPED
+    await eventually(lambda: instance.machines.find("dead").state is VMState.STOPPED, "the dead one is demoted")
     await instance.machines.stop("box", timeout=5, report=silent)
     assert instance.world.processes() == []
 
@@ -420,3 +421,60 @@ async def test_a_broken_channel_is_attached_again(instance: Instance) -> None:
 
     await eventually(attached, "a new channel")
     assert instance.machines.status("box").alive
+
+
+async def test_the_host_is_checked_once_per_create_and_start(instance: Instance) -> None:
+    await instance.create()
+    assert instance.world.checks == 1
+    await instance.machines.restart("box", wait_booted=False, report=silent)
+    assert instance.world.checks == 2
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGKILL, "its VMM ended by itself: signal 9"), (signal.SIGTERM, "its VMM ended by itself: signal 15")])
+async def test_a_vmm_that_somebody_else_has_killed_says_so(instance: Instance, number: signal.Signals, why: str) -> None:
+    await instance.create()
+    os.kill(instance.world.processes()[0], number)
+    await eventually(lambda: instance.machines.find("box").state is VMState.STOPPED, "it is noticed")
+    assert instance.machines.find("box").runtime.last_stop_reason == why
+
+
+@pytest.mark.parametrize(("status", "why"), [(None, "it ended by itself"), (0, "it ended by itself"), (1, "its VMM ended by itself: status 1")])
+def test_why_a_machine_ended(status: int | None, why: str) -> None:
+    assert end_reason(status) == why
+
+
+async def test_a_cancelled_stop_leaves_nothing_open_and_what_the_guest_then_does_is_noticed(instance: Instance) -> None:
+    await instance.create()
+    instance.world.faults.ignore_shutdown = True
+    stop = asyncio.create_task(instance.machines.stop("box", timeout=60, report=silent))
+    await eventually(lambda: Operation.SHUTDOWN in instance.world.operations, "the guest was asked")
+    stop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stop
+    assert Journal(instance.database).entries() == ()
+    assert (instance.machines.status("box").alive, instance.machines.find("box").state) == (True, VMState.RUNNING)
+    os.kill(instance.world.processes()[0], signal.SIGKILL)  # as when the guest has powered off after all
+    await eventually(lambda: instance.machines.find("box").state is VMState.STOPPED, "it is noticed")
+
+
+async def test_a_restart_that_is_cancelled_while_it_tidies_up_is_stopped_and_not_started(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    await instance.create()
+    tidying, go_on = asyncio.Event(), asyncio.Event()
+    detach = FakeNetwork.detach
+
+    async def slow(network: FakeNetwork, vm_id: str, files: VMLayout) -> None:
+        tidying.set()
+        await go_on.wait()
+        await detach(network, vm_id, files)
+
+    monkeypatch.setattr(FakeNetwork, "detach", slow)
+    restart = asyncio.create_task(instance.machines.restart("box", wait_booted=False, report=silent))
+    await tidying.wait()
+    restart.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await restart
+    assert instance.machines.find("box").state is VMState.STOPPED
+    assert Journal(instance.database).entries() == ()
+    assert instance.world.processes() == []

@@ -173,18 +173,47 @@ async def test_recovery_forwards_runs_what_is_not_done(bench: Bench, step: int, 
     assert bench.journal.entries() == ()
 
 
-async def test_a_forward_operation_that_fails_is_over_but_one_that_is_interrupted_stays_open(bench: Bench) -> None:
+async def test_a_forward_operation_that_fails_is_over(bench: Bench) -> None:
     bench.world.breaks = "c"
     with pytest.raises(RuntimeError):
         await bench.perform(bench.world.procedure("forward"))
     assert bench.world.log == ["run a", "run b", "run c"]
     assert bench.journal.entries() == ()
 
+
+async def test_a_forward_operation_that_only_waits_can_be_cancelled_and_is_over(bench: Bench) -> None:
     bench.world.breaks = "hang c"
-    task = asyncio.ensure_future(bench.perform(bench.world.procedure("forward")))
-    while bench.world.log[-1] != "run c" or len(bench.world.log) < 6:
+    forward = bench.world.procedure("forward")
+    waiting = replace(forward, steps=tuple(replace(step, waits=step.name == "c") for step in forward.steps))
+    task = asyncio.ensure_future(bench.perform(waiting))
+    while "run c" not in bench.world.log:
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [(entry.step, entry.done) for entry in bench.journal.entries()] == [(2, False)]
+    assert bench.world.log == ["run a", "run b", "run c"]
+    assert (bench.failed, bench.finished) == (["CancelledError()"], [])
+    assert bench.journal.entries() == ()
+
+
+async def test_a_forward_operation_that_has_begun_its_work_is_finished_however_often_it_is_cancelled(bench: Bench) -> None:
+    gate = asyncio.Event()
+
+    async def run(context: Trail, scratch: list[str], report: Report) -> Trail:
+        bench.world.log.append("run slow")
+        await gate.wait()
+        return context
+
+    forward = bench.world.procedure("forward")
+    steps = (replace(forward.steps[0], waits=True), Step("slow", run), *forward.steps[2:])
+    task = asyncio.ensure_future(bench.perform(replace(forward, steps=steps)))
+    while "run slow" not in bench.world.log:
+        await asyncio.sleep(0)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    gate.set()
+    await task
+    assert bench.world.log == ["run a", "run slow", "run c", "run d"]
+    assert (len(bench.finished), bench.failed) == (1, [])
+    assert bench.journal.entries() == ()

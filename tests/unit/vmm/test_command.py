@@ -59,7 +59,7 @@ def test_the_whole_command_line_of_a_machine_without_network() -> None:
         *("-add-fd", "fd=13,set=3"),
         *("-blockdev", "driver=file,node-name=overlay-file,filename=/dev/fdset/3,auto-read-only=off,read-only=off,locking=on,discard=unmap"),
         *("-blockdev", "driver=raw,node-name=overlay,file=overlay-file,read-only=off,discard=unmap,detect-zeroes=unmap"),
-        *("-device", "virtio-blk-device,drive=overlay,serial=overlay"),
+        *("-device", "virtio-blk-device,drive=overlay,serial=overlay,werror=enospc"),
     ]
 
 

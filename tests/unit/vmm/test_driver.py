@@ -18,10 +18,10 @@ from banger.host import process
 from banger.host.files import make_sparse
 from banger.host.paths import VMLayout
 from banger.model.errors import MissingTool, VmmError
-from banger.model.machine import Disk, MachineConfig
+from banger.model.machine import Disk, MachineConfig, NetworkCard
 from banger.model.names import new_id
 from banger.model.records import ProcessIdentity
-from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, Vmm
+from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, PausesOnFullDisk, SwitchesLink, Vmm
 from banger.vmm.qemu import driver
 from banger.vmm.qemu.driver import QemuMachine, QemuVmm
 from tests.unit.vmm.kernels import SAYS, tiny_kernel
@@ -234,3 +234,34 @@ async def test_what_a_cancelled_launch_has_started_is_found_at_once(vmm: QemuVmm
     with pytest.raises(asyncio.CancelledError):
         await launching
     assert await vmm.adopt(config.vm_id, config.vm_dir) == QemuMachine(started[0], config.vm_dir)
+
+
+async def test_the_card_of_a_running_machine_is_switched(vmm: QemuVmm, config: MachineConfig) -> None:
+    card = NetworkCard(mac="52:54:00:00:00:01", address="10.0.2.15", prefix=24, gateway="10.0.2.2", nameservers=(), socket=None)
+    machine = await vmm.launch(replace(config, card=card))
+    assert isinstance(machine, SwitchesLink)
+    for up in (False, False, True, True):
+        await machine.switch_link(up=up)
+    adopted = await vmm.adopt(config.vm_id, config.vm_dir)
+    assert adopted is not None
+    await adopted.switch_link(up=False)
+    await machine.end()
+    with pytest.raises(VmmError):
+        await machine.switch_link(up=True)
+
+
+async def test_a_machine_that_is_not_short_of_space_goes_on(vmm: QemuVmm, config: MachineConfig) -> None:
+    machine = await vmm.launch(config)
+    assert isinstance(machine, PausesOnFullDisk)
+    assert not await machine.is_out_of_space()
+    await machine.go_on()
+    await machine.end()
+    with pytest.raises(VmmError):
+        await machine.is_out_of_space()
+
+
+async def test_a_machine_without_a_card_has_nothing_to_switch(vmm: QemuVmm, config: MachineConfig) -> None:
+    machine = await vmm.launch(config)
+    with pytest.raises(VmmError, match="refused"):
+        await machine.switch_link(up=False)
+    await machine.end()

@@ -153,3 +153,20 @@ def test_a_vmm_of_another_uid_is_given_the_device_s_group_but_never_root_s(tmp_p
     os.chown(device, 0, 4321)
     assert stat.S_IMODE(device.stat().st_mode) == 0o660
     assert kvm_access(12345, device).groups == (4321,)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [("echo 'cannot open shared object file' >&2; exit 127", "cannot open shared object file"), ("exit 0", "does not say a version")],
+)
+async def test_a_qemu_whose_version_cannot_be_asked_is_not_usable_and_asked_again(stage: Stage, script: str, why: str) -> None:
+    binary = stage.qemu(OK)
+    whole = binary.read_text()
+    binary.write_text(f"#!/bin/sh\n{script}\n")
+    prober = stage.prober()
+    probe = await prober.probe(binary, stage.root / "vmlinux", stage.root / "initramfs", -1)
+    assert (probe.usable, why in probe.note, probe.hint) == (False, True, "sudo apt-get install --reinstall qemu-system-x86")
+    stamp = binary.stat().st_mtime_ns
+    binary.write_text(whole)
+    os.utime(binary, ns=(stamp, stamp))
+    assert (await prober.probe(binary, stage.root / "vmlinux", stage.root / "initramfs", -1)).usable

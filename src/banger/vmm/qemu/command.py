@@ -16,6 +16,8 @@ FASTEST_TCG_CPU: Final = "Westmere-v1"
 """x86-64-v2. Boots a quarter faster under TCG than ``max``; v1 has no feature that TCG lacks and would warn about."""
 AGENT_PORT: Final = "org.banger.agent"
 PROBE_WORD: Final = "banger.probe"
+NETWORK: Final = "network"
+"""Name of the card's other end in QEMU."""
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 # ACPI is how Debian's kernel finds virtio-mmio devices (VIRTIO_MMIO_CMDLINE_DEVICES is off there).
 _MACHINE: Final = "microvm,acpi=on,rtc=on"
@@ -125,20 +127,22 @@ def _disk(disk: Disk, fd: int, number: int) -> list[str]:
     # Writable disks are locked, so that no second QEMU can ever open them; the base is shared. Zeros that the guest writes or
     # trims become holes in the sparse file.
     protocol = f"driver=file,node-name={disk.serial}-file,filename=/dev/fdset/{number},auto-read-only=off"
+    # A write for which the host has no room pauses the guest until there is some; it would take an error for a broken disk.
+    error = "" if disk.read_only else ",werror=enospc"
     access = "read-only=on,locking=off" if disk.read_only else "read-only=off,locking=on,discard=unmap"
     form = "read-only=on" if disk.read_only else "read-only=off,discard=unmap,detect-zeroes=unmap"
     return [
         *("-add-fd", f"fd={fd},set={number}"),
         *("-blockdev", f"{protocol},{access}"),
         *("-blockdev", f"driver=raw,node-name={disk.serial},file={disk.serial}-file,{form}"),
-        *("-device", f"virtio-blk-device,drive={disk.serial},serial={disk.serial}"),
+        *("-device", f"virtio-blk-device,drive={disk.serial},serial={disk.serial}{error}"),
     ]
 
 
 def _network(card: NetworkCard, fd: int | None) -> list[str]:
-    device = f"virtio-net-device,netdev=network,mac={card.mac}"
+    device = f"virtio-net-device,netdev={NETWORK},mac={card.mac}"
     if fd is not None:
-        return ["-netdev", f"stream,id=network,server=off,addr.type=fd,addr.str={fd}", "-device", f"{device},host_mtu={_LARGEST_MTU}"]
+        return ["-netdev", f"stream,id={NETWORK},server=off,addr.type=fd,addr.str={fd}", "-device", f"{device},host_mtu={_LARGEST_MTU}"]
     nameserver = f",dns={card.nameservers[0]}" if card.nameservers else ""
-    user = f"user,id=network,ipv6=off,net={card.gateway}/{card.prefix},host={card.gateway},dhcpstart={card.address}{nameserver}"
+    user = f"user,id={NETWORK},ipv6=off,net={card.gateway}/{card.prefix},host={card.gateway},dhcpstart={card.address}{nameserver}"
     return ["-netdev", user, "-device", device]

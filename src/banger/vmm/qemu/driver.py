@@ -10,7 +10,7 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ...host import facts, process, sockets
 from ...host.files import bound_log
@@ -21,7 +21,7 @@ from ...model.errors import MissingTool, VmmError
 from ...model.machine import MachineConfig
 from ...model.records import ProcessIdentity
 from ..protocol import VmmProbe
-from .command import FASTEST_TCG_CPU, Descriptors, Processor, machine_command, machine_name
+from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name
 from .probe import KVM_DEVICE, Prober, kvm_access, version_of
 from .qmp import Qmp
 
@@ -48,6 +48,30 @@ class QemuMachine:
     async def connect_control(self) -> Qmp:
         """A QMP session with this machine; the caller closes it. Raises VmmError."""
         return await Qmp.connect(VMLayout(self.vm_dir).control_socket)
+
+    async def switch_link(self, *, up: bool) -> None:
+        """Connect the card or cut it off: with its link down QEMU drops what comes from either side (net/net.c), and tells the guest."""
+        control = await self.connect_control()
+        try:
+            await control.execute("set_link", {"name": NETWORK, "up": up})
+        finally:
+            await control.close()
+
+    async def is_out_of_space(self) -> bool:
+        """Whether QEMU has paused the guest for a write that failed (``io-error``; with our ``werror`` only ENOSPC does that)."""
+        return bool((await self._ask("query-status")).get("status") == "io-error")
+
+    async def go_on(self) -> None:
+        """Let the guest run; QEMU tries the failed writes again first."""
+        await self._ask("cont")
+
+    async def _ask(self, command: str) -> dict[str, Any]:
+        control = await self.connect_control()
+        try:
+            answer = await control.execute(command)
+        finally:
+            await control.close()
+        return answer if isinstance(answer, dict) else {}
 
     async def end(self) -> None:
         """Kill the process and wait until it is gone. A graceful stop has already synced the guest's disks."""
@@ -76,16 +100,19 @@ class QemuVmm:
         """Binary, version, and ``tcg`` where the KVM device cannot even be opened."""
         try:
             binary = find_tool(BINARY)
-        except MissingTool as error:
+            version = await version_of(binary)
+        except (MissingTool, VmmError) as error:
             return VmmProbe(usable=False, note=error.message, hint=error.hint)
         access = kvm_access(_unprivileged(), self._kvm_device)
         accelerator = "" if access.allowed else "tcg"
-        return VmmProbe(usable=True, binary=str(binary), version=await version_of(binary), accelerator=accelerator, note=access.note, hint=access.hint)
+        return VmmProbe(usable=True, binary=str(binary), version=version, accelerator=accelerator, note=access.note, hint=access.hint)
 
     async def launch(self, config: MachineConfig) -> QemuMachine:
         """Start the machine. What QEMU itself has to say goes to the VM's VMM log. Raises VmmError or MissingTool."""
         binary = find_tool(BINARY)
         probe = await self._prober.probe(binary, config.kernel, config.initramfs, config.uid)
+        if not probe.usable:
+            raise VmmError(probe.note, hint=probe.hint)
         model = self._cpu_model or ("host" if probe.accelerator == "kvm" else FASTEST_TCG_CPU)
         processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz())
         groups = kvm_access(config.uid, self._kvm_device).groups if probe.accelerator == "kvm" else ()

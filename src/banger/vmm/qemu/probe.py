@@ -31,6 +31,7 @@ _KVM_FAILED: Final = b"KVM internal error"
 """QEMU pauses such a guest for ever instead of ending."""
 _SLOW: Final = "running in slow software emulation (TCG)"
 _OUTPUT_LIMIT: Final = 65536
+_REINSTALL: Final = "sudo apt-get install --reinstall qemu-system-x86"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,10 @@ class Prober:
                 self._known = self._load()
             if found := self._known.get(key):
                 return found
-            self._known[key] = found = await self._try(binary, kernel, initramfs, uid)
+            try:
+                self._known[key] = found = await self._try(binary, kernel, initramfs, uid)
+            except VmmError as error:  # asked again next time: what it lacks may be installed without a change of the binary
+                return VmmProbe(usable=False, binary=str(binary), note=error.message, hint=error.hint)
             self._save()
             return found
 
@@ -162,14 +166,15 @@ def _access_of(device: Path) -> list[int]:
 
 
 async def version_of(binary: Path) -> str:
-    """The binary's version such as ``7.2.22``, "" when it does not say."""
+    """The binary's version such as ``7.2.22``. Raises VmmError when it does not run, or does not say: then it is broken, or no QEMU."""
     try:
         said = await run([binary, "--version"], deadline=10)
-    except CommandFailed as error:
-        log.warning("cannot ask for the version", extra={"error": error.message})
-        return ""
+    except (CommandFailed, OSError) as error:
+        raise VmmError(f"{binary} does not run: {error}", hint=_REINSTALL) from error
     match = re.search(rb"version ([0-9][0-9A-Za-z.+-]*)", said.stdout)
-    return match[1].decode() if match else ""
+    if match is None:
+        raise VmmError(f"{binary} --version does not say a version", hint=_REINSTALL)
+    return match[1].decode()
 
 
 async def run_kvm_guest(binary: Path, kernel: Path, initramfs: Path, *, uid: int, groups: tuple[int, ...], deadline: float) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from banger.image.apt_sources import check_keyring, host_options, source_lines
 from banger.image.catalog import Distribution
-from banger.image.sources import check_keyring, host_options, source_lines
 from banger.model.errors import MissingTool
 
 DEBIAN = Distribution(
