@@ -93,7 +93,7 @@ def test_a_tag_that_moves(instance: Instance, registry: Registry, tmp_path: Path
     instance.ok("vm", "restart", "old")
     assert instance.ok("vm", "exec", "old", "--", *asked) == "one\none\n"
     refused = instance.run("image", "delete", first["id"])
-    assert refused.status == 1
+    assert refused.status == 2
     assert "in use by old" in refused.err
     assert instance.ok("vm", "run", "--rm", "--image", first["name"], "--", *asked) == "two\ntwo\n"
     instance.ok("vm", "delete", "old")
