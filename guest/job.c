@@ -13,7 +13,7 @@
 #include "operations.h"
 #include "program.h"
 
-enum { OUTPUT_LIMIT = 31, OUTPUT_LIMIT_MAX = 64 * 1024 * 1024 };
+enum { OUTPUT_LIMIT = 31, LABEL = 32, OUTPUT_LIMIT_MAX = 64 * 1024 * 1024 };
 
 /* A supervisor. Its place is free when `id` is "". */
 struct job {
@@ -167,13 +167,18 @@ static void job_start_open(struct stream *stream, struct fields *request)
         stream_error(stream, "bad_request", "malformed job id");
         return;
     }
+    order.label = fields_text(request, LABEL);
     if (!plan_make(&order.plan, request, &code))
         stream_error(stream, code, "%s", failure());
+    else if (!order.label)
+        stream_error(stream, "io", "out of memory");
     else if (order.plan.tty || order.plan.has_input || !order.plan.arguments[0])
         stream_error(stream, "bad_request", "a job has a command and neither terminal nor input");
     else
         start_job(stream, &order);
     plan_free(&order.plan);
+    free(order.label);
+    order.label = NULL;
 }
 
 static void job_start_release(struct stream *stream)

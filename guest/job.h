@@ -60,6 +60,7 @@ char *job_read(const char *id, const char *file, struct fields *fields);
 struct job_order {
     char id[JOB_ID_MAX + 1];
     struct plan plan;
+    char *label; /* what to show for its command; "" = its words */
     uint64_t output_limit; /* of stdout and of stderr, bytes */
 };
 

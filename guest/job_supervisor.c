@@ -85,9 +85,9 @@ static bool write_beginning(const struct job_order *order, pid_t pid)
 {
     uint8_t bytes[COMMAND_MAX + 1024];
     char command[COMMAND_MAX];
-    size_t used = 0;
     struct writer fields = {.at = bytes, .size = sizeof bytes};
-    for (size_t i = 0; order->plan.arguments[i] && used < sizeof command - 1; i++)
+    size_t used = (size_t)snprintf(command, sizeof command, "%s", order->label);
+    for (size_t i = 0; !order->label[0] && order->plan.arguments[i] && used < sizeof command - 1; i++)
         used += (size_t)snprintf(command + used, sizeof command - used, "%s%s", i ? " " : "", order->plan.arguments[i]);
     put_text(&fields, JOB_ID, order->id);
     put_u32(&fields, JOB_PID, (uint32_t)pid);

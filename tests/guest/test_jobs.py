@@ -55,6 +55,20 @@ def test_a_life(guest: Guest, jobs: Path) -> None:
     assert output(guest, "one", which=0).output == {1: b"", 2: b""}
 
 
+def test_a_label_is_listed_in_the_place_of_the_words(guest: Guest, jobs: Path) -> None:
+    label = b"make test " * 600
+    for id, field in (("long", label), ("short", b"make"), ("none", b"")):
+        assert 19 in guest.call(JOB_START, (30, id.encode()), (16, b"true"), (32, field)).fields
+        output(guest, id)
+    found = {id: job[9] for id, job in listed(guest).items()}
+    assert found == {"long": label[:80], "short": b"make", "none": b"true"}
+    end = guest.call(JOB_LIST, (30, b"long")).end
+    assert end is not None
+    (job,) = (dict(unpack(value)) for tag, value in unpack(end.payload) if tag == 16)
+    assert job[9] == label[:3999]
+    assert guest.call(JOB_START, (30, b"x"), (16, b"true"), (32, b"a\0b")).code == "bad_request"
+
+
 def test_it_survives_a_new_epoch(guest: Guest, jobs: Path, root: Path) -> None:
     gate = root / "gate"
     os.mkfifo(gate)

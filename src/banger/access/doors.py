@@ -14,6 +14,7 @@ from ..guest.agent import Connection
 from ..model.errors import BangerError
 from ..model.forwards import Forward
 from .listening import listen, port_of
+from .pace import Pace
 from .splice import PIECE, splice
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Doors:
         self._hold = hold
         self._open: list[Door] = []
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._pace = Pace()
         self._present = 0
         self._release: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -113,8 +115,9 @@ class Doors:
     async def _carry(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._arrive()
         try:
-            async with self._turns, await self._dial(port) as connection:
-                await splice(reader, writer, connection)
+            async with self._turns, self._pace.turn(port) as turn, await self._dial(port) as connection:
+                turn.connected()
+                await splice(reader, writer, connection, on_answer=turn.end)
             writer.close()
         except (BangerError, OSError) as error:
             log.info("a forwarded connection broke", extra={"port": port, "error": str(error)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from ..guest.agent import Connection
@@ -14,9 +15,12 @@ log = logging.getLogger(__name__)
 PIECE: Final = 65536
 
 
-async def splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: Connection) -> None:
-    """Move bytes until both sides have ended. Raises OSError when the client's side breaks, GuestError when the machine's does."""
-    directions = (asyncio.create_task(_inwards(reader, connection)), asyncio.create_task(_outwards(connection, writer)))
+async def splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: Connection, on_answer: Callable[[], None]) -> None:
+    """Move bytes until both sides have ended; ``on_answer`` is told whenever some come from the machine.
+
+    Raises OSError when the client's side breaks, GuestError when the machine's does.
+    """
+    directions = (asyncio.create_task(_inwards(reader, connection)), asyncio.create_task(_outwards(connection, writer, on_answer)))
     try:
         done, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_EXCEPTION)
         for direction in done:
@@ -38,8 +42,9 @@ async def _inwards(reader: asyncio.StreamReader, connection: Connection) -> None
     connection.send_eof()
 
 
-async def _outwards(connection: Connection, writer: asyncio.StreamWriter) -> None:
+async def _outwards(connection: Connection, writer: asyncio.StreamWriter, on_answer: Callable[[], None]) -> None:
     while piece := await connection.receive(PIECE):
+        on_answer()
         writer.write(piece)
         await writer.drain()
     writer.write_eof()

@@ -40,13 +40,17 @@ class StatPath(Request, frozen=True):
 
 
 class StartJob(Request, frozen=True):
-    """``POST /v1/vms/{ref}/jobs``: a command that goes on without its caller. ``id``: 1 to 64 of a-z, 0-9 and -; a fresh one when omitted."""
+    """``POST /v1/vms/{ref}/jobs``: a command that goes on without its caller. ``id``: 1 to 64 of a-z, 0-9 and -; a fresh one when omitted.
+
+    ``label`` is what lists show as its command, at most 1000 bytes of it; its words when omitted.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str = ""
     user: str = ""
     id: str = ""
+    label: str = ""
 
 
 class SignalJob(Request, frozen=True):

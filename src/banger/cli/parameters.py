@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -34,6 +35,20 @@ def vm_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     from ..model.names import check_vm_name
 
     return checked(check_vm_name, ctx, param, value) if value == "" else value
+
+
+MAX_SECONDS: Final = 1e9
+"""The longest deadline that makes sense: three decades. Timers of the system overflow at ten times as much."""
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds in a range; "nan", which compares with nothing, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -24,10 +24,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FORWARDED: Final = ("TERM", "COLORTERM")
 
-NOT_STARTED: Final = {
-    126: "it is there but cannot be run as asked: check its mode, its format, and --cwd and --user",
-    127: "nothing in the guest's PATH has that name: install it there, or give the whole path",
-}
+_NO_DIRECTORY: Final = "the directory to start in must exist in the guest and its user may enter it: name another with --workdir (--cwd)"
+NOT_EXECUTABLE_HINT: Final = "it is there but cannot be run: check its mode and its format, and --user"
+NOT_FOUND_HINT: Final = "nothing in the guest's PATH has that name: install it there, or give the whole path"
 
 _OPTIONS: Final = (
     click.option("-t/-T", "--tty/--no-tty", "tty", default=None, help="Give it a terminal, or not (default: when all three streams are one)."),
@@ -116,8 +115,14 @@ def run_session(client: Client, ref: str, process: Process, streams: Streams) ->
     with client.attach(ticket.token) as sock:
         ended = run_stream(sock, stdin=0 if stdin else None, stdout=1, stderr=2, tty=tty)
     if ended.message:
-        report_error(BangerError(" ".join(ended.message.split()), hint=NOT_STARTED.get(ended.status, ""), op_id=client.last_op_id))
+        report_error(not_started(ended.status, " ".join(ended.message.split()), client.last_op_id))
     return ended.status
+
+
+def not_started(status: int, message: str, op_id: str) -> BangerError:
+    """Why a command has not begun, and what to do about it. The guest's message starts with the step that failed."""
+    hints = {126: _NO_DIRECTORY if message.startswith("chdir ") else NOT_EXECUTABLE_HINT, 127: NOT_FOUND_HINT}
+    return BangerError(message, hint=hints.get(status, ""), op_id=op_id)
 
 
 def _wants_tty(wish: bool | None, *, shell: bool) -> bool:

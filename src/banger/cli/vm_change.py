@@ -11,7 +11,7 @@ from ..api.messages import Request
 from ..api.types import KillVM, StartVM, StopVM
 from ..client import Client
 from .batch import run_batch, vm_targets
-from .parameters import json_option, vms_argument, wait_option
+from .parameters import Seconds, json_option, vms_argument, wait_option
 from .progress import Progress, progress
 
 _MAX_STOP_SECONDS = 3600
@@ -40,7 +40,7 @@ def start(refs: tuple[str, ...], wait: Any, as_json: bool) -> None:
 
 @click.command()
 @vms_argument
-@click.option("--timeout", type=click.FloatRange(0, _MAX_STOP_SECONDS), default=15.0, show_default=True, help="Seconds the system may take before it is ended.")
+@click.option("--timeout", type=Seconds(0, _MAX_STOP_SECONDS), default=15.0, show_default=True, help="Seconds the system may take before it is ended.")
 @json_option
 def stop(refs: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Power machines off; their disks stay."""

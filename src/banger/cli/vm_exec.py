@@ -10,7 +10,7 @@ from ..api.types import VMDetail
 from ..client import Client
 from ..model.errors import BadRequest
 from .failures import SessionCommand, command_words
-from .parameters import vm_argument
+from .parameters import MAX_SECONDS, Seconds, vm_argument
 from .session import Process, Streams, environment, process_options, run_session, stream_options
 from .workspace_session import refresh_workspace, workspace_process
 
@@ -25,7 +25,9 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Accepted fo
 @process_options
 @_guest_path_option
 @_auto_prepare_option
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End it with SIGTERM after so long; the status is then 124.")
+@click.option(
+    "--timeout", type=Seconds(min=0, min_open=True, max=MAX_SECONDS), metavar="SECONDS", help="End it with SIGTERM after so long; the status is then 124."
+)
 @stream_options
 @click.option("-d", "--detach", is_flag=True, help="Print the id of a job and leave the command to run; see `banger vm job`.")
 @_json_option
@@ -47,7 +49,7 @@ def exec_command(
         if detach:
             from .vm_job import start_job
 
-            return start_job(client, ref, process, as_json=as_json)
+            return start_job(client, ref, process, words, as_json=as_json)
         if timeout is None:
             return run_session(client, ref, process, Streams(tty=tty, stdin=stdin))
         from .time_limit import run_limited

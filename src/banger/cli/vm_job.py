@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ..api.guest_types import Job, JobOutput, SignalJob, StartedJob, StartJob
-from ..api.types import StreamTicket
+from ..api.guest_types import Job, SignalJob, StartedJob, StartJob
 from ..client import Client
 from ..model.errors import BangerError
 from .failures import SessionCommand, report_error
 from .parameters import json_option, vm_argument
-from .session import NOT_STARTED, Process, sendable
+from .session import Process, not_started, sendable
 
 if TYPE_CHECKING:
     from ..client.stream import Ended
@@ -87,17 +87,18 @@ def kill(ref: str, job_id: str, signal_name: str, as_json: bool) -> None:
         print_json(signalled)
 
 
-def start_job(client: Client, ref: str, process: Process, *, as_json: bool) -> int:
-    """Start ``process`` and print its id; the exit status, 126 or 127 when the command cannot be started."""
+def start_job(client: Client, ref: str, process: Process, words: Sequence[str], *, as_json: bool) -> int:
+    """Start ``process``, listed as ``words``, and print its id; the exit status, 126 or 127 when the command cannot be started."""
     request = StartJob(
         argv=tuple(map(sendable, process.argv)),
         env={sendable(name): sendable(value) for name, value in process.env.items()},
         cwd=sendable(process.cwd),
         user=sendable(process.user),
+        label=" ".join(words),
     )
     started: StartedJob = client.call("vm.job_start", {"ref": ref}, request)
     if started.exit_status is not None:
-        report_error(BangerError(started.message, hint=NOT_STARTED.get(started.exit_status, ""), op_id=client.last_op_id))
+        report_error(not_started(started.exit_status, started.message, client.last_op_id))
         return started.exit_status
     if as_json:
         from .output import print_json
@@ -110,8 +111,6 @@ def start_job(client: Client, ref: str, process: Process, *, as_json: bool) -> i
 
 def _output(client: Client, ref: str, job_id: str, which: Literal["both", "none"], *, follow: bool) -> Ended:
     """Print a job's output, or wait for its end."""
-    from ..client.stream import run_stream
+    from ..client.follow import Follower
 
-    ticket: StreamTicket = client.call("vm.job_output", {"ref": ref, "id": job_id}, JobOutput(which=which, follow=follow))
-    with client.attach(ticket.token) as sock:
-        return run_stream(sock, stdin=None, stdout=1, stderr=2, tty=False, forward_signals=False)
+    return Follower(client=client, ref=ref, job_id=job_id, which=which, follow=follow).run()

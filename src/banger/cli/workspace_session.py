@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from ..client import Client
 from ..model.errors import BangerError
 from ..model.records import VMRecord, WorkspaceRecord
 from .progress import note
 from .session import Process
-
-_WITH_TOOLS: Final = """\
-for mise in mise "$HOME/.local/bin/mise"; do
-    if command -v "$mise" >/dev/null 2>&1; then
-        export MISE_TRUSTED_CONFIG_PATHS={base}
-        exec "$mise" exec -- "$@"
-    fi
-done
-exec "$@"
-"""
+from .tools_script import with_tools
 
 
 def workspace_process(workspace: WorkspaceRecord | None, process: Process, *, guest_path: str = "") -> Process:
@@ -36,7 +25,7 @@ def workspace_process(workspace: WorkspaceRecord | None, process: Process, *, gu
         return process
     user = process.user or (workspace.user if workspace else "")
     has_shell = workspace is None or workspace.shell
-    argv = ("/bin/sh", "-c", _WITH_TOOLS.format(base=shlex.quote(base)), "banger-exec", *process.argv) if process.argv and has_shell else process.argv
+    argv = with_tools(base, process.argv) if process.argv and has_shell else process.argv
     return replace(process, argv=argv, cwd=posixpath.join(base, process.cwd) if process.cwd else base, user=user)
 
 

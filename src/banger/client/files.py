@@ -54,7 +54,7 @@ class TreeReader:
             else:
                 self.on_skipped(path, _what_is(status.st_mode))
         except OSError as error:
-            raise BangerError(f"cannot read {os.fsdecode(path)}: {error.strerror}") from error
+            raise BangerError(f"cannot read {os.fsdecode(path)}: {error.strerror}", hint="nothing after it was copied: check its mode and its owner") from error
 
     def _directory(self, path: bytes, name: bytes, status: os.stat_result) -> Iterator[bytes]:
         yield self._encoded(self._describe(Kind.DIRECTORY, name, status, xattrs_of=path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class HostFiles:
         except (FileNotFoundError, NotADirectoryError):
             return Found("missing", str(Path(path).resolve()) if follow else path)
         except OSError as error:
-            raise BadRequest(f"cannot look at {path}: {error.strerror}") from error
+            raise BadRequest(f"cannot look at {path}: {error.strerror}", hint="check the directories above it and their modes") from error
         return Found(_kind(status.st_mode), str(Path(path).resolve()) if follow else path, status.st_size)
 
 
@@ -107,12 +108,19 @@ def find_source(looker: Looker, place: Place, *, follow: bool) -> Source:
     follow = follow or place.is_directory
     found = looker.look(path, follow=follow)
     if found.kind == "missing":
-        raise BadRequest(f"there is no {place}")
+        raise BadRequest(f"there is no {place}", hint=_look(place))
     if place.is_directory and found.kind != "directory":
-        raise BadRequest(f"{place} is not a directory")
+        raise BadRequest(f"{place} is not a directory", hint="leave out what follows its name")
     if found.kind == "other":
         raise BadRequest(f"{place} is neither a file, a directory nor a symbolic link", hint="devices, sockets and fifos are not copied")
     return Source(path, posixpath.basename(path), found.kind, found.size, follow, place.is_contents or path == "/")
+
+
+def _look(place: Place) -> str:
+    """How to see what there is instead."""
+    if place.vm:
+        return f"paths of a machine begin at its /: banger vm exec {place.vm} -- ls -a {shlex.quote(posixpath.dirname(place.clean))}"
+    return f"it was looked for at {place.clean}; a path of a machine is written VM:PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +140,9 @@ def find_target(looker: Looker, place: Place, source: Source | None) -> Target:
         raise BadRequest(f"{place} is not a directory", hint="a tar stream is unpacked into a directory that exists")
     if found.kind != "missing":
         if source.kind == "directory":
-            raise BadRequest(f"cannot copy a directory to {place}, which is not one")
+            raise BadRequest(f"cannot copy a directory to {place}, which is not one", hint="name a directory, or a path where there is nothing yet")
         if place.is_directory:
-            raise BadRequest(f"{place} is not a directory")
+            raise BadRequest(f"{place} is not a directory", hint="leave out what follows its name to replace it")
     elif place.is_directory and source.kind != "directory":
         raise BadRequest(f"there is no directory {place}", hint="make it first")
     parent, name = posixpath.split(found.path.rstrip("/"))

@@ -41,6 +41,7 @@ _FILE_STEP: Final = 65536
 _WINDOW_BYTES: Final = 4
 ANSWER_SECONDS: Final = 30.0
 """How long a guest may take to begin a command; one that is frozen would keep us for ever."""
+_HUNG_UP: Final = "the machine may still be running: see `banger daemon status`; what `banger vm exec -d` starts goes on without the daemon"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
 
 
@@ -50,6 +51,25 @@ class Ended:
 
     status: int
     message: str = ""
+
+
+class Delivered:
+    """How much of each output was really written, so that another stream can go on from there: at ``offset``, less what is ``beyond`` it."""
+
+    def __init__(self) -> None:
+        self._bytes = {STDOUT: 0, STDERR: 0}
+
+    @property
+    def offset(self) -> int:
+        """Bytes that were written of both."""
+        return min(self._bytes.values())
+
+    def beyond(self, channel: int) -> int:
+        """Bytes more that were written of this one."""
+        return self._bytes[channel] - self.offset
+
+    def add(self, channel: int, size: int) -> None:
+        self._bytes[channel] += size
 
 
 class _Left(Exception):
@@ -63,10 +83,12 @@ class _Left(Exception):
 class _Output:
     """Bytes of one channel on their way to a descriptor of ours."""
 
-    def __init__(self, channel: int, fd: int) -> None:
+    def __init__(self, channel: int, fd: int, delivered: Delivered) -> None:
         self.channel = channel
         self.fd = fd
         self.open = True
+        self._delivered = delivered
+        self._known = delivered.beyond(channel)
         self._waiting: deque[memoryview] = deque()
         self._allowed = INITIAL_WINDOW
         self._consumed = 0
@@ -83,10 +105,11 @@ class _Output:
         self._allowed -= len(untrusted_data)
         if self._allowed < 0:
             raise GuestError("the guest sent more output than it was given credit for")
-        if self.open:
-            self._waiting.append(memoryview(untrusted_data))
-        else:
-            self._consumed += len(untrusted_data)
+        known = min(self._known, len(untrusted_data)) if self.open else len(untrusted_data)
+        self._known = max(0, self._known - known)
+        self._consumed += known
+        if known < len(untrusted_data):
+            self._waiting.append(memoryview(untrusted_data)[known:])
 
     def write(self) -> None:
         """Write what can be written now. Raises OSError, such as BrokenPipeError when the reader has gone."""
@@ -97,6 +120,7 @@ class _Output:
             except BlockingIOError:
                 return
             self._consumed += written
+            self._delivered.add(self.channel, written)
             if written < len(head):
                 self._waiting[0] = head[written:]
             else:
@@ -117,11 +141,13 @@ class _Output:
         return granted
 
 
-def run_stream(sock: socket.socket, *, stdin: int | None, stdout: int, stderr: int, tty: bool, forward_signals: bool = True) -> Ended:
+def run_stream(
+    sock: socket.socket, *, stdin: int | None, stdout: int, stderr: int, tty: bool, forward_signals: bool = True, delivered: Delivered | None = None
+) -> Ended:
     """Move the bytes of one exec until it ends; ``sock`` is an attached stream, which stays the caller's to close.
 
     ``stdin`` None: the command was started without. ``tty``: the command has a terminal; if ``stdin`` is one too, it is in raw mode meanwhile.
-    Without ``forward_signals`` the first signal leaves at once.
+    Without ``forward_signals`` the first signal leaves at once. ``delivered``: what was written before is left out, what is written now is added.
     A stdout that nobody reads any more ends the session with 141, as SIGPIPE would. Raises GuestError or ChannelLost.
     """
     with ExitStack() as stack:
@@ -129,7 +155,9 @@ def run_stream(sock: socket.socket, *, stdin: int | None, stdout: int, stderr: i
         if tty and stdin is not None and os.isatty(stdin):
             stack.enter_context(raw_mode(stdin))
         stack.enter_context(_nonblocking(sock))
-        session = _Session(sock, signals, stdin, _Output(STDOUT, stdout), _Output(STDERR, stderr), tty=tty, forwards=forward_signals)
+        delivered = delivered or Delivered()
+        outputs = _Output(STDOUT, stdout, delivered), _Output(STDERR, stderr, delivered)
+        session = _Session(sock, signals, stdin, *outputs, tty=tty, forwards=forward_signals)
         try:
             return session.run()
         except _Left as left:
@@ -221,7 +249,7 @@ class _Session:
         except ConnectionResetError:
             untrusted_data = b""
         if not untrusted_data and self._ended is None:
-            raise ChannelLost("the daemon hung up in the middle of the command", hint="see `banger daemon status`; the machine may still be running")
+            raise ChannelLost("the daemon hung up in the middle of the command, which got a hangup (SIGHUP) with it", hint=_HUNG_UP)
         for frame in self._reader.feed(untrusted_data):
             self._take(frame)
 

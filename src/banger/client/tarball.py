@@ -36,7 +36,9 @@ class TarReader:
                     yield from self._member(tar, member)
                     tar.members.clear()  # type: ignore[attr-defined]  # or every member stays in memory
         except (tarfile.TarError, EOFError, ValueError) as error:
-            raise BadRequest(f"the input is not a tar stream: {error}") from error
+            raise BadRequest(
+                f"the input is not a tar stream: {error}", hint="make one, for example with: tar -c DIRECTORY | banger vm cp - VM:DIRECTORY"
+            ) from error
         yield END
 
     def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:

@@ -62,7 +62,7 @@ class TreeWriter:
         try:
             top = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise BangerError(f"cannot write to {os.fsdecode(destination)}: {error.strerror}") from error
+            raise BangerError(f"cannot write to {os.fsdecode(destination)}: {error.strerror}", hint="name another directory, or check its mode") from error
         self._open = [_Open(b"", top, None)]
 
     def __enter__(self) -> TreeWriter:

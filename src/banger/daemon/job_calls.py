@@ -33,7 +33,8 @@ async def vm_job_start(context: Context, call: Call) -> g.StartedJob:
     job_id = body.id or f"job-{secrets.token_hex(4)}"
     config = context.images.config_of(context.machines.find(call.path["ref"]).image_id)
     run = program(config, argv=body.argv, env=body.env, cwd=body.cwd, user=body.user)
-    request = job_start_request(id=job_id, argv=run.argv, env=run.env, cwd=run.cwd, user=run.user, make_cwd=not body.cwd and bool(run.cwd))
+    make_cwd = not body.cwd and bool(run.cwd)
+    request = job_start_request(id=job_id, argv=run.argv, env=run.env, cwd=run.cwd, user=run.user, make_cwd=make_cwd, label=body.label)
     context.machines.note_use(call.path["ref"])
     async with _agent(context, call.path["ref"]) as agent:
         started = await agent.start_job(request)

@@ -14,6 +14,8 @@ from .messages import MAX_REQUEST, exec_request
 from .outcome import EXITED, KILLED, ExecOutcome
 
 MAX_JOBS: Final = 256
+MAX_LABEL: Final = 1000
+"""Bytes of a label that are sent; lists show 80."""
 _ID: Final = re.compile(r"[a-z0-9-]{1,64}")
 _MAX_SIGNAL: Final = 64
 
@@ -50,12 +52,12 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
-def job_start_request(*, id: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str, make_cwd: bool = False) -> bytes:
-    """Request of ``job_start``. Raises BadRequest as ``exec_request`` does."""
+def job_start_request(*, id: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str, make_cwd: bool = False, label: str = "") -> bytes:
+    """Request of ``job_start``. ``label`` (default: the words) is what lists show; its beginning is kept. Raises BadRequest as ``exec_request`` does."""
     if not argv:
         raise BadRequest("a job needs a command")
     request = exec_request(argv=argv, env=env, cwd=cwd, user=user, tty=False, rows=0, columns=0, stdin=False, make_cwd=make_cwd)
-    request += pack((30, text(check_job_id(id))))
+    request += pack((30, text(check_job_id(id))), (32, text(label)[:MAX_LABEL]))
     if len(request) > MAX_REQUEST:
         raise BadRequest(f"the command and its environment have {len(request)} bytes, at most {MAX_REQUEST} can be passed", hint="put long data into a file")
     return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ..model.records import VMRecord, VMState
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 15.0
+RETRY_SECONDS = 30.0
+"""How often a port that was taken when the daemon started is tried again."""
 _LOOPBACKS = ("127.0.0.1", "::1")
 
 
@@ -66,6 +69,7 @@ class PublishedPorts:
         self._ways: dict[str, Doors] = {}
         self._held: dict[str, list[HeldForwards]] = {}
         self._errors: dict[str, dict[Forward, str]] = {}
+        self._retrying: asyncio.Task[None] | None = None
         self._first: dict[str, Agent] = {}
         """Of machines that were started here: who waited for one is let in a moment before its row says that it runs."""
 
@@ -93,7 +97,7 @@ class PublishedPorts:
         """Only for a machine that runs here: any other listens when it is started, or resumed."""
         if before.spec.publish == after.spec.publish or not self._runs(before):
             return
-        errors = self._errors.pop(before.id, {})
+        errors = self._errors.get(before.id, {})
         doors = self._doors(before.id)
         doors.close_forwards([one for one in before.spec.publish if one not in after.spec.publish])
         doors.open([one for one in after.spec.publish if one not in before.spec.publish])
@@ -108,8 +112,14 @@ class PublishedPorts:
                 for forward in record.spec.publish:
                     self._reopen(record, doors, forward)
                 await doors.serve()
+        if self._errors:
+            self._retrying = asyncio.create_task(self._retry(), name="retry published ports")
 
     async def close(self) -> None:
+        if self._retrying is not None:
+            self._retrying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._retrying
         for doors in self._ways.values():
             doors.close_all()
         self._ways.clear()
@@ -153,6 +163,28 @@ class PublishedPorts:
             log.warning("a published port is not open", extra={"vm_id": record.id, "vm_name": record.name, "error": error.message})
             self._errors.setdefault(record.id, {})[forward] = error.message
             self._note(record.id, error.message)
+
+    async def _retry(self) -> None:
+        """Until each of them is open, or its machine's run has ended."""
+        while any(self._errors.values()):
+            await asyncio.sleep(RETRY_SECONDS)
+            for vm_id in list(self._errors):
+                await self._open_again(vm_id)
+
+    async def _open_again(self, vm_id: str) -> None:
+        errors = self._errors.get(vm_id)
+        if not errors:  # its run may have ended meanwhile
+            return
+        doors = self._doors(vm_id)
+        for forward in list(errors):
+            try:
+                doors.open((forward,))
+            except BangerError as error:
+                errors[forward] = error.message
+            else:
+                del errors[forward]
+                log.info("a published port is open at last", extra={"vm_id": vm_id, "endpoint": forward.endpoint})
+        await doors.serve()
 
     def _doors(self, vm_id: str) -> Doors:
         def dial(port: int) -> Awaitable[Connection]:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from banger.access import doors as doors_module
+from banger.access import pace
 from banger.access.doors import Doors
 from banger.access.listening import check_free
 from banger.guest.agent import Agent, Connection
@@ -94,6 +95,53 @@ async def test_more_than_there_are_turns_wait(agent: Agent, monkeypatch: pytest.
     monkeypatch.setattr(doors_module, "AT_ONCE", 3)
     async with echo_server() as server, opened(to(agent), server) as (_, port):
         assert await asyncio.gather(*(ask(port, b"%d" % number) for number in range(30))) == [b"%d" % number for number in range(30)]
+
+
+async def test_a_server_with_a_short_queue_is_not_flooded(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most as many wait in it as its queue holds: Linux would drop the SYN of the others."""
+    monkeypatch.setattr(pace, "PATIENCE_SECONDS", 60)
+    dialled = answered = most = 0
+
+    async def dial(port: int) -> Connection:
+        nonlocal dialled, most
+        dialled += 1
+        most = max(most, dialled - answered)
+        return await to(agent)(port)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
+        await asyncio.sleep(0.002)
+        answered += 1
+        writer.write(await reader.read(-1))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, backlog=5) as server, opened(dial, server.sockets[0].getsockname()[1]) as (_, port):
+        assert await asyncio.gather(*(ask(port, b"%d" % number) for number in range(100))) == [b"%d" % number for number in range(100)]
+    assert (dialled, most) == (100, pace.WAITING)
+
+
+async def test_servers_that_keep_silent_do_not_hold_up_others(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PATIENCE_SECONDS", 0.01)
+    everybody = asyncio.Barrier(30)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await everybody.wait()
+        writer.write(await reader.read(-1))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, opened(to(agent), server.sockets[0].getsockname()[1]) as (_, port):
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*(ask(port, b"x") for _ in range(30))) == [b"x"] * 30
+
+
+async def test_dials_that_fail_make_room(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PATIENCE_SECONDS", 60)
+    async with echo_server() as server:
+        pass
+    async with opened(to(agent), server) as (_, port):
+        for _ in range(3 * pace.WAITING):
+            with suppress(ConnectionResetError):
+                assert await ask(port, b"") == b""
 
 
 async def test_who_is_one_too_many_is_told_so(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.client.places import HostFiles, Place, Target, find_source, find_target, parse_place
+from banger.client.places import Found, HostFiles, Place, Target, find_source, find_target, parse_place
 from banger.model.errors import BadRequest
 
 
@@ -92,8 +92,19 @@ def test_targets(files: Path, source: str, destination: str, expected: Target) -
     ],
 )
 def test_refusals(files: Path, source: str, destination: str, message: str) -> None:
-    with pytest.raises(BadRequest, match=message):
+    with pytest.raises(BadRequest, match=message) as caught:
         target(files, source, destination)
+    assert caught.value.hint
+
+
+def test_what_is_missing_in_a_machine_can_be_looked_for() -> None:
+    class Nothing:
+        def look(self, path: str, *, follow: bool) -> Found:
+            return Found("missing", path)
+
+    with pytest.raises(BadRequest, match="there is no box:a b/nope") as caught:
+        find_source(Nothing(), Place("box", "a b/nope"), follow=False)
+    assert caught.value.hint.endswith("banger vm exec box -- ls -a '/a b'")
 
 
 def test_links_at_the_end(files: Path) -> None:

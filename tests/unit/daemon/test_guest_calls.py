@@ -124,6 +124,13 @@ async def test_a_job_starts_under_a_fresh_or_a_given_id(daemon: Running, agent: 
     assert (await daemon.call("POST", "/v1/vms/box/jobs", {"argv": ["true"], "id": "nightly"})).json["id"] == "nightly"
 
 
+async def test_a_job_has_a_label(daemon: Running, agent: ScriptedAgent) -> None:
+    agent.answer = 4711
+    await daemon.call("POST", "/v1/vms/box/jobs", {"argv": ["/bin/sh", "-c", "exec make"], "label": "é" * 3000})
+    ((fields,),) = agent.asked
+    assert fields.text(32).startswith("é" * 500) and len(fields.text(32)) == 500
+
+
 async def test_a_command_that_cannot_be_started_is_no_failed_call(daemon: Running, agent: ScriptedAgent) -> None:
     agent.answer = ExecOutcome(NOT_STARTED, 2, "exec nope: No such file or directory")
     reply = await daemon.call("POST", "/v1/vms/box/jobs", {"argv": ["nope"]})

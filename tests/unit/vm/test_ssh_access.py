@@ -20,7 +20,7 @@ from banger.model.errors import AlreadyExists, BadRequest, MissingTool, NotRunni
 from banger.model.forwards import Forward, parse_forward
 from banger.model.progress import silent
 from banger.model.records import VMState
-from banger.vm import ssh_access
+from banger.vm import published, ssh_access
 from banger.vm.capabilities import Capabilities
 from banger.vm.change import Change
 from banger.vm.published import PublishedPorts
@@ -194,6 +194,22 @@ async def test_the_next_daemon_opens_what_is_free(instance: Accessible) -> None:
         assert listens(kept) and instance.notes == [states[1].error]
     await machines.change("box", Change(unpublish=(str(lost),)), report=silent)
     assert all(one.open for one in instance.ports.published(machines.find("box")))
+
+
+async def test_a_port_that_is_free_again_is_opened(instance: Accessible, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "RETRY_SECONDS", 0.01)
+    port = free_port()
+    await instance.create(replace(SMALL, name="box", publish=(publishing(port),)))
+    await instance.machines.close()
+    with socket.create_server(("127.0.0.1", port)):
+        await instance.restart_daemon()
+        await asyncio.sleep(0.05)
+        assert not any(one.open for one in instance.ports.published(instance.machines.find("box")))
+    async with asyncio.timeout(20):
+        while not listens(port):
+            await asyncio.sleep(0.01)
+    (state,) = instance.ports.published(instance.machines.find("box"))
+    assert (state.open, state.error, len(instance.notes)) == (True, "", 1)
 
 
 async def test_forwards_end_with_the_run(instance: Accessible) -> None:
