@@ -19,7 +19,7 @@ STAT_SECONDS: Final = 30.0
 
 async def vm_unpack(context: Context, call: Call) -> t.StreamTicket:
     body: g.Unpack = call.body
-    request = unpack_request(destination=body.destination, uid=body.uid, gid=body.gid, parents=body.parents, replace=body.replace)
+    request = unpack_request(destination=body.destination, uid=body.uid, gid=body.gid, parents=body.parents, replace=body.replace, real=body.real)
     return stream_ticket(context, call.path["ref"], Operation.UNPACK, request)
 
 
