@@ -25,6 +25,7 @@ from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, s
 from bench.images import images
 from bench.lifecycle import creates, ends, idle, recovery
 from bench.samples import Finding, interleaved, median, seconds
+from bench.workspace import workspace
 from tests.e2e.instance import Instance
 
 MIB: Final = 1024 * 1024
@@ -202,6 +203,7 @@ MEASURES: Final[dict[str, Measure]] = {
     "recovery": recovery,
     "idle": idle,
     "ends": ends,
+    "workspace": workspace,
     "images": images,
     "forward": forward,
 }

@@ -88,13 +88,14 @@ static void life_ready(struct watch *watch)
         return;
     if (job->stream)
         answer_beginning(job->stream, &beginning); /* its release sets `stream` to NULL */
-    if (got == sizeof beginning)
+    bool told = got == sizeof beginning;
+    if (told && beginning.runs)
         return;
     char place[512];
     job_path(place, sizeof place, job->id, "");
-    if (access(place, F_OK) == 0)
+    if (!told && access(place, F_OK) == 0)
         job_write_end(job->id, SIGKILL, false); /* unless the supervisor has */
-    forget(job);
+    forget(job); /* at once when it does not run: its id is free again */
 }
 
 static void __attribute__((noreturn)) supervise(const struct job_order *order, int beginning, int signals)

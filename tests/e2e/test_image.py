@@ -61,7 +61,7 @@ def test_an_image_in_use_is_not_deleted(instance: Instance) -> None:
     instance.ok("vm", "create", "--no-start", "--name", "uses-image")
     try:
         done = instance.run("image", "delete", IMAGE)
-        assert done.status == 1
+        assert done.status == 2
         assert "in use" in done.err
         assert Path(instance.json("image", "show", IMAGE)["path"], "rootfs.ext4").exists()
     finally:

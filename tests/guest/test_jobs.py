@@ -92,7 +92,7 @@ def test_what_cannot_be_started(guest: Guest, jobs: Path) -> None:
     for id, words in (("UPPER", ["true"]), ("", ["true"]), ("a/b", ["true"]), ("..", ["true"]), ("n" * 65, ["true"]), ("x", [])):
         assert start(guest, id, *words).code == "bad_request", id
     assert guest.call(JOB_START, (30, b"x"), (16, b"true"), (19, b"nobody-here")).code == "no_user"
-    start(guest, "x", "true")
+    assert 19 in start(guest, "x", "true").fields, "the id is free again"
     assert start(guest, "x", "true").code == "exists"
     output(guest, "x")
     guest.await_no_children()

@@ -90,11 +90,11 @@ def _with_workspace(client: Client, record: VMRecord, source: Source | None, *, 
         return record
     from ..workspace.source import look_at
     from .workspace_tools import install_tools
-    from .workspace_transfer import send_workspace
+    from .workspace_transfer import find_destination, send_workspace
 
     try:
         # Looked at once more: the user may have gone on working while the machine booted.
-        workspace = send_workspace(client, record, look_at(str(source.root), source.options), user=user).record
+        workspace = send_workspace(client, lambda: find_destination(client, record, user=user), lambda: look_at(str(source.root), source.options)).record
     except BangerError as error:
         if not record.remove and not error.hint:
             error.hint = f"{record.name} is there without it; `banger vm workspace prepare {record.name} DIRECTORY` tries again"

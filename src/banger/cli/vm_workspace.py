@@ -51,19 +51,22 @@ def prepare(ref: str, path: str, guest_path: str, user: str, force: bool, dry_ru
     Tracked files come as they are in the working tree, with the index and 10 generations of history. What was edited in the machine stays, unless the same
     file was changed here too. The repository here is only read.
     """
-    from .workspace_transfer import send_workspace
+    from .workspace_transfer import Destination, find_destination, send_workspace
 
-    source = source_of(path, options)
     if dry_run:
-        print_dry_run(source, as_json=as_json)
+        print_dry_run(source_of(path, options), as_json=as_json)
         return
-    with Client.connect() as client:
+
+    def find() -> Destination:
         record = _record(client, ref)
-        prepared = send_workspace(client, record, source, guest_path=guest_path or _old_path(record), user=user or _old_user(record), force=force)
+        return find_destination(client, record, guest_path=guest_path or _old_path(record), user=user or _old_user(record))
+
+    with Client.connect() as client:
+        prepared = send_workspace(client, find, lambda: source_of(path, options), force=force)
     if as_json:
         print_json(prepared.record)
     else:
-        note(f"{prepared.record.guest_path}: {prepared.files} files sent, {prepared.removed} removed")
+        note(f"{prepared.record.guest_path}: {prepared.files} file{'' if prepared.files == 1 else 's'} sent, {prepared.removed} removed")
 
 
 @workspace.command()

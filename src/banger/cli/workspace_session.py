@@ -55,7 +55,7 @@ def refresh_workspace(client: Client, record: VMRecord, *, auto_prepare: bool) -
 
 def _send_again(client: Client, record: VMRecord, workspace: WorkspaceRecord) -> None:
     from ..workspace.source import Options, look_at
-    from .workspace_transfer import send_workspace
+    from .workspace_transfer import find_destination, send_workspace
 
     own_branch = workspace.branch if workspace.base_commit != workspace.head_commit else ""
     options = Options(
@@ -65,7 +65,11 @@ def _send_again(client: Client, record: VMRecord, workspace: WorkspaceRecord) ->
         no_git=workspace.mode == "files",
         include_untracked=workspace.include_untracked,
     )
-    send_workspace(client, record, look_at(workspace.source_path, options), guest_path=workspace.guest_path, user=workspace.user)
+    send_workspace(
+        client,
+        find=lambda: find_destination(client, record, guest_path=workspace.guest_path, user=workspace.user),
+        look=lambda: look_at(workspace.source_path, options),
+    )
 
 
 def head_of(path: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..api.types import SetWorkspace
@@ -13,35 +15,67 @@ from .progress import note
 from .transfer_progress import TransferProgress
 
 if TYPE_CHECKING:
+    from ..workspace.guest import Place
     from ..workspace.prepare import Prepared
     from ..workspace.source import Source
+    from ..workspace.state import Sent, SentStates
 
 
-def send_workspace(
-    client: Client, record: VMRecord, source: Source, *, guest_path: str = "", user: str = "", force: bool = False, tooling_log: str = "", quiet: bool = False
-) -> Prepared:
-    """Prepare ``source`` in the machine and have the daemon note it. Raises AlreadyExists, BangerError, GuestError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A place in a machine as it is before a prepare."""
+
+    record: VMRecord
+    user: str
+    place: Place
+    sent: Sent | None
+    """What this host remembers to have sent there."""
+
+
+def find_destination(client: Client, record: VMRecord, *, guest_path: str = "", user: str = "") -> Destination:
+    """Look at ``guest_path`` ("" = ``repo``) in the home of ``user`` ("" = root). Raises BadRequest, GuestError."""
     from ..client.workspace_guest import ClientGuest
     from ..workspace.guest import find_place
-    from ..workspace.prepare import prepare
-    from ..workspace.state import SentStates
 
-    states = SentStates((client.endpoint.layout or Layout.from_environment()).workspace_cache)
-    with TransferProgress(shown=not quiet) as progress:
-        guest = ClientGuest(client=client, ref=record.id, user=user, on_sent=lambda size: progress(size, None))
-        place = find_place(guest, guest_path)
-        sent = states.load(record.id, place.path)
-        prepared = prepare(source, guest, place, sent, force=force or _was_plain(record, place.path))
-    workspace = replace(prepared.record, user=user, tooling_log=tooling_log or _old_log(record, prepared.record))
+    place = find_place(ClientGuest(client=client, ref=record.id, user=user), guest_path)
+    return Destination(record=record, user=user, place=place, sent=_states(client).load(record.id, place.path))
+
+
+def send_workspace(client: Client, find: Callable[[], Destination], look: Callable[[], Source], *, force: bool = False) -> Prepared:
+    """Prepare what ``look`` returns at what ``find`` returns, and have the daemon note it. Raises AlreadyExists, BangerError, GuestError.
+
+    The guest is asked while the directory is looked at: both take their time.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        found = beside.submit(find)
+        source = look()
+    return _send(client, found.result(), source, force=force)
+
+
+def _send(client: Client, to: Destination, source: Source, *, force: bool) -> Prepared:
+    from ..client.workspace_guest import ClientGuest
+    from ..workspace.prepare import prepare
+
+    record, path = to.record, to.place.path
+    with TransferProgress(shown=True) as progress:
+        guest = ClientGuest(client=client, ref=record.id, user=to.user, on_sent=lambda size: progress(size, None))
+        prepared = prepare(source, guest, to.place, to.sent, force=force or _was_plain(record, path))
+    workspace = replace(prepared.record, user=to.user, tooling_log=_old_log(record, prepared.record))
     client.call("vm.workspace", {"ref": record.id}, SetWorkspace(workspace=workspace))
     if prepared.sent is not None:
-        if prepared.sent != sent:
-            states.save(record.id, place.path, prepared.sent)
-        if sent is None:
-            states.forget_others({one.id for one in client.call("vm.list")})
+        if prepared.sent != to.sent:
+            _states(client).save(record.id, path, prepared.sent)
+        if to.sent is None:
+            _states(client).forget_others({one.id for one in client.call("vm.list")})
     for notice in prepared.notices[len(source.notices) :]:
         note(notice)
     return replace(prepared, record=workspace)
+
+
+def _states(client: Client) -> SentStates:
+    from ..workspace.state import SentStates
+
+    return SentStates((client.endpoint.layout or Layout.from_environment()).workspace_cache)
 
 
 def _was_plain(record: VMRecord, path: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 from ..guest.fields import Fields, u32
 from ..guest.frames import INITIAL_WINDOW, MAX_PAYLOAD, STDIN, STDOUT, Frame, FrameReader, FrameType, encode
 from ..guest.outcome import decode_refusal
-from ..model.errors import ChannelLost, GuestError
+from ..model.errors import ChannelLost
 
 _STREAM: Final = 1
 _RECEIVE: Final = 256 * 1024
@@ -122,20 +122,20 @@ class _Sender(_Wire):
 
 
 class Receiver(_Wire):
-    """Bytes from the guest; credit for them is given back as they are consumed. Iterating raises GuestError as the guest refuses, ChannelLost."""
+    """Bytes from the guest, read from the socket only as they are consumed; credit for them is given back then.
+
+    Iterating raises GuestError as the guest refuses, ChannelLost.
+    """
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
-        allowed, consumed = INITIAL_WINDOW, 0
+        consumed = 0
         while self.result is None:
             for frame in self.frames(wait=True):
                 if frame.type != FrameType.DATA or frame.channel != STDOUT:
                     self.take_end(frame)
                     continue
-                allowed -= len(frame.payload)
-                if allowed < 0:
-                    raise GuestError("the guest sent more than it was given credit for")
                 yield frame.payload
                 consumed += len(frame.payload)
                 if consumed >= _GRANT_STEP:
                     self.send(FrameType.WINDOW, u32(consumed), STDOUT)
-                    allowed, consumed = allowed + consumed, 0
+                    consumed = 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..model.records import ProcessIdentity
+
+if TYPE_CHECKING:
+    import asyncio  # at run time only where it is used, as in run.py
 
 
 def start_time_of(pid: int) -> int | None:
@@ -108,6 +111,8 @@ async def wait_exit(process: ProcessIdentity) -> int | None:
 
     Ended means all its threads: a killed process can be a zombie by its first thread while others still hold its files and their locks.
     """
+    import asyncio
+
     fd = _open_even_zombie(process)
     try:
         if fd is not None:
@@ -139,6 +144,8 @@ def _reap(pid: int) -> int | None:
 
 async def end(process: ProcessIdentity, *, grace: float = 0.0) -> bool:
     """End the process: SIGTERM and up to ``grace`` seconds, then SIGKILL; returns when it is gone. False when it had gone before."""
+    import asyncio
+
     if not is_alive(process):
         await wait_exit(process)
         return False

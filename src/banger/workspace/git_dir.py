@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,10 +16,10 @@ import msgspec
 
 from .history import History, recent_history, whole_history
 from .index import GITLINK, IndexEntry, encode_index
+from .pack import PackWriter
 from .records import Record, directory, regular
 from .repository import Repository
 from .shadow import Shadow, configuration
-from .snapshot import take_snapshot
 from .source import Checkout
 from .state import Sent
 from .working_tree import Files
@@ -45,7 +45,8 @@ class Commits:
 def pack_history(shadow: Shadow, checkout: Checkout, sent: Sent | None, *, full: bool) -> Commits:
     """Pack what the guest has not got yet. Raises BangerError when objects are missing."""
     repository, wanted = checkout.repository, checkout.wanted
-    blobs = frozenset(_staged_blobs(repository, wanted))
+    same = sent is not None and sent.wanted == wanted and sent.index == checkout.index.digest
+    blobs = sent.blobs if sent is not None and same else frozenset(_staged_blobs(repository, wanted))
     if sent is not None and sent.wanted == wanted and sent.branch == checkout.branch:
         if new := blobs - sent.blobs:
             shadow.pack(new, known=())
@@ -105,22 +106,34 @@ def _modified(repository: Repository) -> set[bytes]:
     return {line[3:] for line in listed if line[1:2] != b" "}
 
 
-def snapshot(shadow: Shadow, checkout: Checkout, files: Files) -> tuple[bytes, str]:
-    """The index of the files byte for byte as they are, and a commit of them."""
+def files_index(checkout: Checkout, files: Files) -> bytes:
+    """An index of the files byte for byte as they are."""
     entries = {path: IndexEntry(path, state.git_mode, state.oid) for path, state in files.items()}
-    return take_snapshot(shadow, checkout, files, list(_with_stat(entries, files, set())))
+    return encode_index(_with_stat(entries, files, set()), checkout.repository.object_format)
 
 
-def object_records(shadow: Shadow) -> Iterator[Record]:
-    """Directories and files of all objects that were made."""
-    made = set()
-    for path in shadow.object_files():
-        name = os.fsencode(path.relative_to(shadow.root))
-        parent = name.rpartition(b"/")[0]
-        if parent not in made:
-            made.add(parent)
-            yield directory(b".git/" + parent)
-        yield Record(kind="regular", path=b".git/" + name, mode=0o444, mtime_ns=time.time_ns(), size=path.stat().st_size, content=_chunks(path))
+def tree_names(repository: Repository, commit: str) -> frozenset[str]:
+    """Names of all trees of a commit but the top one."""
+    listed = repository.git.output("ls-tree", "-r", "-d", "-t", "-z", "--full-tree", commit).split(b"\0")[:-1]
+    return frozenset(line.partition(b"\t")[0].split(b" ")[2].decode() for line in listed)
+
+
+def object_records(shadow: Shadow, made: PackWriter) -> Iterator[Record]:
+    """All objects that git packed in the shadow or that we made. A pack comes before its index, without which git does not see it."""
+    loose = sorted(shadow.objects.glob("[0-9a-f][0-9a-f]/*"))
+    for folder in sorted({path.parent.name for path in loose}):
+        yield directory(b".git/objects/" + folder.encode())
+    for path in [*sorted(shadow.objects.glob("pack/pack-*"), key=lambda path: (path.suffix == ".idx", path.name)), *loose]:
+        yield _object_record(os.fsencode(path.relative_to(shadow.root)), path.stat().st_size, _chunks(path))
+    if not made.is_empty:
+        name, index = made.finish()
+        stem = b"objects/pack/pack-" + name.encode()
+        yield _object_record(stem + b".pack", made.size, made.chunks())
+        yield _object_record(stem + b".idx", len(index), (index,))
+
+
+def _object_record(name: bytes, size: int, content: Iterable[bytes]) -> Record:
+    return Record(kind="regular", path=b".git/" + name, mode=0o444, mtime_ns=time.time_ns(), size=size, content=content)
 
 
 def _chunks(path: os.PathLike[str]) -> Iterator[bytes]:

@@ -19,7 +19,8 @@ _ID: Final = re.compile(rb"[0-9a-f]{32}")
 _PROBE: Final = r"""
 path=${1:-repo}
 case $path in /*) ;; *) path=${HOME%/}/$path ;; esac
-marker= head= base= git=no used=no
+# Programs are slow to start in an emulated machine: what the shell can read itself, it does.
+marker= head= base= git=no used=no uid= gid=
 if [ -f "$path/.git/banger/prepared" ]; then
     used=yes
     read -r marker <"$path/.git/banger/prepared"
@@ -31,7 +32,6 @@ fi
 if command -v git >/dev/null 2>&1; then
     git=yes
     if [ -n "$marker" ]; then
-        # Programs are slow to start in an emulated machine: what the shell can read itself, it does.
         [ -f "$path/.git/refs/banger/base" ] && read -r base <"$path/.git/refs/banger/base"
         read -r head <"$path/.git/HEAD"
         case $head in
@@ -44,7 +44,10 @@ if command -v git >/dev/null 2>&1; then
         [ -n "$base" ] || base=$(git -C "$path" rev-parse -q --verify refs/banger/base 2>/dev/null)
     fi
 fi
-printf '%s\0' "$HOME" "$path" "$(id -u)" "$(id -g)" "$used" "$git" "$marker" "$head" "$base"
+while read -r key _ id _; do
+    case $key in Uid:) uid=$id ;; Gid:) gid=$id ;; esac
+done </proc/self/status
+printf '%s\0' "$HOME" "$path" "$uid" "$gid" "$used" "$git" "$marker" "$head" "$base"
 """
 
 

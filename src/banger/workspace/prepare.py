@@ -13,10 +13,12 @@ import msgspec
 from ..model.errors import AlreadyExists
 from ..model.names import new_id
 from ..model.records import WorkspaceRecord
-from .git_dir import Commits, head_records, object_records, pack_history, snapshot, user_index
+from .git_dir import Commits, files_index, head_records, object_records, pack_history, tree_names, user_index
 from .guest import Guest, Place
+from .pack import PackWriter
 from .records import Record, directory, regular, remove
 from .shadow import Shadow, open_shadow
+from .snapshot import Trees, parents_of, write_commit, write_trees
 from .source import Checkout, Source
 from .state import Sent
 from .working_tree import Files, FileState, TreeReader
@@ -54,9 +56,9 @@ def prepare(source: Source, guest: Guest, place: Place, sent: Sent | None, *, fo
             f"the guest has commits of its own in {place.path}, which this prepare would hide",
             hint="bring them home with `banger vm workspace fetch`, then use --force",
         )
-    with open_shadow(source.checkout.repository) as shadow:
+    with open_shadow(source.checkout.repository) as shadow, PackWriter(source.checkout.repository.object_format) as made:
         stale = sent.files if sent is not None and sent.root == str(source.root) else {}
-        return _Transfer(source, source.checkout, place, known, stale, shadow).send(guest)
+        return _Transfer(source, source.checkout, place, known, stale, shadow, made).send(guest)
 
 
 def _check_place(place: Place, *, force: bool) -> None:
@@ -98,16 +100,18 @@ def _send_files(source: Source, guest: Guest, place: Place) -> Prepared:
 class _Transfer:
     """One prepare with git."""
 
-    def __init__(self, source: Source, checkout: Checkout, place: Place, known: Sent | None, stale: Files, shadow: Shadow) -> None:
+    def __init__(self, source: Source, checkout: Checkout, place: Place, known: Sent | None, stale: Files, shadow: Shadow, made: PackWriter) -> None:
         """``known``: what the guest has for certain; ``stale``: files that were sent once."""
         self._source = source
         self._checkout = checkout
         self._place = place
         self._known = known
         self._shadow = shadow
+        self._made = made
         self._root = os.fsencode(source.root)
         self._id = new_id()
         self._pointers = 0
+        self._trees: Trees = {}
         before: Files = known.files if known else {}
         self._changed = [path for path, state in source.files.items() if path not in before or _differs(before[path], state)]
         self._removed = sorted(stale.keys() - source.files.keys())
@@ -146,7 +150,7 @@ class _Transfer:
         if content is None:
             self._shadow.add_file(self._root + b"/" + path)
         else:
-            self._shadow.add_object("blob", content)
+            self._made.add("blob", content)
 
     def _records(self, commits: Commits) -> Iterator[Record]:
         """Files first, then what git says about them, and the mark that all is there last."""
@@ -162,17 +166,17 @@ class _Transfer:
 
     def _make_room(self) -> Iterator[Record]:
         """A directory that became a file."""
-        folders = {parent for path in self._removed for parent in _parents(path)}
+        folders = {parent for path in self._removed for parent in parents_of(path)}
         for path in self._changed:
             if path in folders:
                 yield remove(path)
 
     def _git_records(self, commits: Commits) -> Iterator[Record]:
-        raw_index, commit = snapshot(self._shadow, self._checkout, self._reader.files)
-        self._shadow.pack_loose()
-        for name in (b"objects", b"objects/pack", b"objects/info", b"refs", b"refs/heads", b"refs/tags", b"refs/banger", b"info", b"hooks"):
-            yield directory(b".git/" + name)
-        yield from object_records(self._shadow)
+        commit = self._snapshot(commits)
+        if not self._place.marker:
+            for name in (b"objects", b"objects/pack", b"objects/info", b"refs", b"refs/heads", b"refs/tags", b"refs/banger", b"info", b"hooks"):
+                yield directory(b".git/" + name)
+        yield from object_records(self._shadow, self._made)
         if commits.fresh:
             yield from head_records(self._checkout, commits, first=not self._place.ours)
         if commits.fresh or (self._known is not None and self._known.index != self._checkout.index.digest and not self._place.moved):
@@ -180,7 +184,16 @@ class _Transfer:
         if commits.fresh:
             yield regular(b".git/refs/banger/base", f"{self._checkout.wanted}\n".encode())
         yield regular(b".git/refs/banger/prepared", f"{commit}\n".encode())
-        yield regular(b".git/banger/index", raw_index)
+        yield regular(b".git/banger/index", files_index(self._checkout, self._reader.files))
+
+    def _snapshot(self, commits: Commits) -> str:
+        """A commit of the files as they are sent."""
+        before = self._known.trees if self._known else {}
+        known = frozenset(before.values())
+        if commits.fresh:
+            known |= tree_names(self._checkout.repository, self._checkout.wanted)
+        self._trees = write_trees(self._made, self._reader.files, before, [*self._changed, *self._removed], known)
+        return write_commit(self._made, self._trees[b""], self._checkout.wanted)
 
     def _remember(self, commits: Commits) -> Sent:
         settled = time.time_ns() - _SETTLED_NS
@@ -196,12 +209,8 @@ class _Transfer:
             blobs=commits.blobs,
             index=self._checkout.index.digest,
             files={path: state if state.mtime_ns < settled else msgspec.structs.replace(state, mtime_ns=-1) for path, state in self._reader.files.items()},
+            trees=self._trees,
         )
-
-
-def _parents(path: bytes) -> Iterator[bytes]:
-    while path := path.rpartition(b"/")[0]:
-        yield path
 
 
 def _differs(before: FileState, now: FileState) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,12 @@ def open_repository(path: str) -> Repository:
     """The repository that ``path`` lies in. Raises BadRequest for a bare one, one without commits, and for a directory that is in none."""
     place = find_directory(path)
     git = Git.of_user(place)
-    root, git_dir, common_dir, object_format = _places(git, path)
-    config = _configuration(git)
-    head = git.line("rev-parse", "-q", "--verify", "HEAD^{commit}")
-    branch = git.line("symbolic-ref", "-q", "--short", "HEAD")
+    root, git_dir, common_dir, object_format, head = _places(git, path)
+    branch = _branch(git, git_dir)
     if not head:
         on = f" (HEAD is on {branch}, which is not born yet)" if branch else ""
         raise BadRequest(f"{path}: the repository has no commits{on}", hint="commit something, or send the files alone with --no-git")
+    config = _configuration(git)
     return Repository(
         root=root,
         git_dir=git_dir,
@@ -136,7 +136,22 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}@{host}" if user else host, query="", fragment=""))
 
 
-def _places(git: Git, path: str) -> tuple[Path, Path, Path, str]:
+_PLACES: Final = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
+_HEAD_COMMIT: Final = "HEAD^{commit}"
+
+
+def _places(git: Git, path: str) -> tuple[Path, Path, Path, str, str]:
+    """Top, git directory, common directory, object format and HEAD's commit, "" when it has none. One process where all is well."""
+    done = git.run("rev-parse", "--path-format=absolute", "--is-bare-repository", "--is-inside-work-tree", *_PLACES, _HEAD_COMMIT, allowed=(0, 1, 128))
+    answers = os.fsdecode(done.stdout.removesuffix(b"\n")).split("\n")
+    if done.status != 0 or len(answers) != len(_PLACES) + 3:  # something is amiss, or a name contains a newline
+        _check_kind(git, path)
+        answers[2:] = [git.line("rev-parse", "--path-format=absolute", word) for word in _PLACES] + [git.line("rev-parse", "-q", "--verify", _HEAD_COMMIT)]
+    git_dir, common_dir, object_format, top, head = answers[2:]
+    return Path(top), Path(git_dir), Path(common_dir), object_format, head
+
+
+def _check_kind(git: Git, path: str) -> None:
     try:
         bare, inside = git.output("rev-parse", "--is-bare-repository", "--is-inside-work-tree").split()
     except CommandFailed as error:
@@ -147,12 +162,15 @@ def _places(git: Git, path: str) -> tuple[Path, Path, Path, str]:
         raise BadRequest(f"{path}: a bare repository has no files to work on", hint="clone it, and name the clone")
     if inside != b"true":
         raise BadRequest(f"{path}: inside a .git directory", hint="name the working tree")
-    words = ("--show-toplevel", "--absolute-git-dir", "--git-common-dir", "--show-object-format")
-    answers = git.line("rev-parse", "--path-format=absolute", *words).split("\n")
-    if len(answers) != len(words):  # a name contains a newline
-        answers = [git.line("rev-parse", "--path-format=absolute", word) for word in words]
-    top, git_dir, common_dir, object_format = answers
-    return Path(top), Path(git_dir), Path(common_dir), object_format
+
+
+def _branch(git: Git, git_dir: Path) -> str:
+    """The branch that is checked out, "" when HEAD is detached: from the file, or from git when the refs are not kept in files."""
+    with contextlib.suppress(OSError):
+        content = (git_dir / "HEAD").read_bytes()
+        if content.startswith(b"ref: refs/heads/") and content != b"ref: refs/heads/.invalid\n":
+            return os.fsdecode(content.removeprefix(b"ref: refs/heads/").rstrip(b"\n"))
+    return git.line("symbolic-ref", "-q", "--short", "HEAD")
 
 
 def _configuration(git: Git) -> dict[str, str]:

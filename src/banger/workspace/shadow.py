@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
-import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +16,8 @@ from .repository import Repository
 
 NO_CONVERSION: Final = b"* -text -filter -ident -working-tree-encoding !eol !diff !merge !whitespace\n"
 """Attributes under which the bytes of a file are its content."""
-_LOOSE_LIMIT: Final = 64
-"""More loose objects than this are sent as a pack."""
 _QUICKLY: Final = ("-c", "pack.compression=1", "-c", "pack.window=0")
 """The deltas that the user's packs have are kept; none are looked for: that takes longer than sending a little more."""
-_STORE_ONLY: Final = 1024 * 1024
-"""Larger blobs are stored without compressing them: they leave for a socket, not for a shelf."""
 
 
 @contextmanager
@@ -37,14 +32,19 @@ class Shadow:
 
     def __init__(self, root: Path, repository: Repository, *, work_tree: Path | None = None) -> None:
         self.root = root
-        self._format = repository.object_format
         self.objects = root / "objects"
+        self._repository = repository
+        self._work_tree = work_tree
+
+    @cached_property
+    def git(self) -> Git:
+        """git in it. It is made when git is needed, which to send a few files it is not."""
         for folder in ("objects/pack", "objects/info", "refs/heads", "info"):
-            (root / folder).mkdir(parents=True)
+            (self.root / folder).mkdir(parents=True)
         self.write("HEAD", b"ref: refs/heads/main\n")
-        self.write("config", configuration([("core.repositoryformatversion", "0"), ("core.bare", "false")], repository.object_format))
+        self.write("config", configuration([("core.repositoryformatversion", "0"), ("core.bare", "false")], self._repository.object_format))
         self.write("info/attributes", NO_CONVERSION)
-        self.git = Git.of_shadow(root, repository.objects, work_tree=work_tree)
+        return Git.of_shadow(self.root, self._repository.objects, work_tree=self._work_tree)
 
     def write(self, name: str, content: bytes) -> Path:
         """Write one file of the git directory."""
@@ -53,16 +53,6 @@ class Shadow:
         path.write_bytes(content)
         return path
 
-    def add_object(self, kind: str, content: bytes, *, known: Collection[str] = ()) -> str:
-        """Store an object of git unless it is ``known``; returns its name."""
-        whole = b"%s %d\0" % (kind.encode(), len(content)) + content
-        oid = hashlib.new(self._format, whole, usedforsecurity=False).hexdigest()
-        path = self.objects / oid[:2] / oid[2:]
-        if oid not in known and not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(zlib.compress(whole, 0 if len(whole) > _STORE_ONLY else 1))
-        return oid
-
     def add_file(self, path: bytes) -> str:
         """Store the bytes of a file that is too long to be held; returns the blob's name."""
         with Path(os.fsdecode(path)).open("rb") as file:
@@ -70,13 +60,14 @@ class Shadow:
 
     def pack(self, wanted: Iterable[str], *, known: Iterable[str] = (), shallow: Iterable[str] = ()) -> None:
         """Put all that ``wanted`` reach into a pack, without what ``known`` reach; history ends at ``shallow``. Raises BangerError when objects are missing."""
+        git = self.git
         words = (*_QUICKLY, "pack-objects", "-q", "--revs", str(self.objects / "pack/pack"))
         edge = self.root / "shallow.edge"
         edge.write_text("".join(f"{commit}\n" for commit in sorted(shallow)))
         lines = [*wanted, *(f"^{commit}" for commit in known)]
         try:
             # --shallow-file is how git's own upload-pack does it.
-            self.git.run("--shallow-file", str(edge), *words, stdin="".join(f"{line}\n" for line in lines).encode())
+            git.run("--shallow-file", str(edge), *words, stdin="".join(f"{line}\n" for line in lines).encode())
         except CommandFailed as error:
             reason = error.message.rpartition("fatal: ")[2]
             raise BangerError(
@@ -84,21 +75,6 @@ class Shadow:
             ) from error
         finally:
             edge.unlink()
-
-    def pack_loose(self) -> None:
-        """Put the loose objects into a pack when they are many."""
-        loose = [path for path in self.objects.glob("??/*") if len(path.parent.name) == 2]
-        if len(loose) <= _LOOSE_LIMIT:
-            return
-        names = "".join(f"{path.parent.name}{path.name}\n" for path in loose)
-        self.git.run(*_QUICKLY, "pack-objects", "-q", str(self.objects / "pack/pack"), stdin=names.encode())
-        for path in loose:
-            path.unlink()
-
-    def object_files(self) -> list[Path]:
-        """Packs (each before its index, without which git does not see it) and loose objects."""
-        packs = sorted((self.objects / "pack").glob("pack-*"), key=lambda path: (path.suffix == ".idx", path.name))
-        return [*packs, *sorted(path for path in self.objects.glob("??/*") if len(path.parent.name) == 2)]
 
 
 def configuration(settings: Iterable[tuple[str, str]], object_format: str) -> bytes:

@@ -1,56 +1,60 @@
-"""Trees and commits of git, written without git: a commit of the files byte for byte as they were sent.
+"""Trees and a commit of git, written without git: the files byte for byte as they were sent.
 
 ``git write-tree`` would do, but it touches the user's objects (it renews their times) and leaves out what he has and the guest has not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from .index import IndexEntry, encode_index
-from .repository import Repository
-from .shadow import Shadow
-from .source import Checkout
+from .pack import PackWriter
 from .working_tree import Files
 
 _SIGNATURE: Final = b"banger <banger@localhost> 0 +0000"
 _TREE: Final = 0o040000
 
-
-def take_snapshot(shadow: Shadow, checkout: Checkout, files: Files, stat_entries: list[IndexEntry]) -> tuple[bytes, str]:
-    """The index file of ``files``, and the name of a commit of them on top of what is checked out; objects that the guest lacks go into the shadow."""
-    root = _write_tree(shadow, _known_trees(checkout.repository, checkout.wanted), _nested(files))
-    lines = [b"tree " + root.encode(), b"parent " + checkout.wanted.encode(), b"author " + _SIGNATURE, b"committer " + _SIGNATURE]
-    commit = shadow.add_object("commit", b"\n".join(lines) + b"\n\nbanger: the working tree as it was prepared\n")
-    return encode_index(stat_entries, checkout.repository.object_format), commit
+Trees = dict[bytes, str]
+"""Path of a directory ("" = the top) -> name of its tree."""
 
 
-def _known_trees(repository: Repository, commit: str) -> frozenset[str]:
-    listed = repository.git.output("ls-tree", "-r", "-d", "-t", "-z", "--full-tree", commit).split(b"\0")[:-1]
-    top = repository.git.line("rev-parse", f"{commit}^{{tree}}")
-    return frozenset({top, *(line.partition(b"\t")[0].split(b" ")[2].decode() for line in listed)})
+def write_trees(made: PackWriter, files: Files, before: Trees, touched: Iterable[bytes], known: frozenset[str]) -> Trees:
+    """The trees of ``files``; those that are not ``known`` go to ``made``.
+
+    ``before`` are trees that were true once, and still are but for the directories above the paths ``touched``.
+    """
+    stale = {b"", *(parent for path in touched for parent in parents_of(path))}
+    trees = {path: oid for path, oid in before.items() if path not in stale}
+    inside: dict[bytes, list[tuple[bytes, bytes]]] = {path: [] for path in stale}
+    _sort_into(inside, ((path, state.git_mode, state.oid) for path, state in files.items()))
+    _sort_into(inside, ((path, _TREE, oid) for path, oid in trees.items() if path))
+    for path in sorted(stale, key=_depth, reverse=True):
+        if inside[path] or not path:
+            trees[path] = made.add("tree", b"".join(entry for _, entry in sorted(inside[path])), known=known)
+            _sort_into(inside, [(path, _TREE, trees[path])] if path else [])
+    return trees
 
 
-_Folder = dict[bytes, "tuple[int, str] | _Folder"]
+def _sort_into(inside: Mapping[bytes, list[tuple[bytes, bytes]]], entries: Iterable[tuple[bytes, int, str]]) -> None:
+    """Add entries to the directories that they lie in, where those are wanted."""
+    for path, mode, oid in entries:
+        folder, _, name = path.rpartition(b"/")
+        if folder in inside:
+            # Directories are sorted as if their name ended in a slash.
+            inside[folder].append((name + b"/" if mode == _TREE else name, b"%o %s\0" % (mode, name) + bytes.fromhex(oid)))
 
 
-def _nested(files: Files) -> _Folder:
-    top: _Folder = {}
-    for path, state in files.items():
-        *parents, name = path.split(b"/")
-        folder = top
-        for parent in parents:
-            inner = folder.setdefault(parent, {})
-            assert isinstance(inner, dict)
-            folder = inner
-        folder[name] = (state.git_mode, state.oid)
-    return top
+def write_commit(made: PackWriter, tree: str, parent: str) -> str:
+    """A commit of ``tree`` on top of ``parent``, always the same for the same two."""
+    lines = [b"tree " + tree.encode(), b"parent " + parent.encode(), b"author " + _SIGNATURE, b"committer " + _SIGNATURE]
+    return made.add("commit", b"\n".join(lines) + b"\n\nbanger: the working tree as it was prepared\n")
 
 
-def _write_tree(shadow: Shadow, known: frozenset[str], folder: _Folder) -> str:
-    entries = []
-    for name, what in folder.items():
-        mode, oid = (_TREE, _write_tree(shadow, known, what)) if isinstance(what, dict) else what
-        # Directories are sorted as if their name ended in a slash.
-        entries.append((name + b"/" if mode == _TREE else name, b"%o %s\0" % (mode, name) + bytes.fromhex(oid)))
-    return shadow.add_object("tree", b"".join(entry for _, entry in sorted(entries)), known=known)
+def parents_of(path: bytes) -> Iterator[bytes]:
+    """The directories that ``path`` lies in, but for the top."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
+def _depth(path: bytes) -> int:
+    return path.count(b"/") + 1 if path else 0

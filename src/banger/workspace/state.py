@@ -11,6 +11,7 @@ import msgspec
 
 from ..host.files import write_atomically
 from ..host.paths import private_directory
+from .snapshot import Trees
 from .working_tree import Files
 
 
@@ -32,6 +33,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     index: str
     """Digest of the user's index."""
     files: Files
+    trees: Trees
+    """Of the files as they were sent."""
 
 
 class SentStates:

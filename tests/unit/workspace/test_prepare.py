@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from banger.model.errors import AlreadyExists, BadRequest, BangerError
+from banger.workspace import working_tree
 from banger.workspace.guest import find_place
 from banger.workspace.prepare import Prepared, prepare
 from banger.workspace.records import Record
@@ -409,3 +412,54 @@ class CutGuest(LocalGuest):
             if number == 6:
                 raise BangerError("cut")
             yield record
+
+
+def test_again_sends_only_objects_that_are_new(repository: Path, guest: LocalGuest) -> None:
+    write(repository / "deep/down/file", "one\n")
+    write(repository / "aside/file", "one\n")
+    commit(repository, "more directories")
+    sent = send(repository, guest).sent
+    inside = guest.home / "repo"
+    for round_, (path, trees) in enumerate((("deep/down/file", 3), ("aside/file", 2), ("deep/down/file", 3))):
+        write(repository / path, f"changed {round_}\n")
+        sent = send(repository, guest, sent).sent
+        (pack,) = [name for name in guest.sent if name.endswith(b".idx")]
+        listed = git(inside, "verify-pack", "-v", os.fsdecode(pack)).splitlines()
+        kinds = [line.split()[1] for line in listed if re.match("[0-9a-f]{40} ", line)]
+        assert sorted(kinds) == ["blob", "commit", *["tree"] * trees]
+        assert not [name for name in guest.sent if name.startswith(b".git/objects/") and b"/pack/" not in name]
+        assert git(inside, "rev-parse", "refs/banger/prepared:deep", "refs/banger/prepared:aside") == trees_of(repository, "deep", "aside")
+    assert git(inside, "fsck", "--strict", "--no-dangling").strip() == ""
+
+
+def trees_of(repository: Path, *paths: str) -> str:
+    """Names of the trees that git makes of directories as they are now, without touching the repository's index."""
+    index = repository.parent / "index-of-a-test"
+    index.unlink(missing_ok=True)
+    environment = {"GIT_INDEX_FILE": str(index)}
+    subprocess.run(["git", "add", "-A"], cwd=repository, check=True, env=os.environ | environment)
+    tree = subprocess.run(["git", "write-tree"], cwd=repository, check=True, env=os.environ | environment, capture_output=True, text=True).stdout.strip()
+    return git(repository, "rev-parse", *(f"{tree}:{path}" for path in paths))
+
+
+def test_a_directory_whose_name_has_a_newline(tmp_path: Path, guest: LocalGuest) -> None:
+    repository = new_repository(tmp_path / "a\nb")
+    write(repository / "file", "content\n")
+    commit(repository, "first")
+    record = send(repository, guest).record
+    assert (record.branch, record.head_commit) == ("main", git(repository, "rev-parse", "HEAD").strip())
+    assert (guest.home / "repo/file").read_text() == "content\n"
+
+
+def test_the_place_is_of_the_user_who_asks(guest: LocalGuest) -> None:
+    place = find_place(guest, "")
+    assert (place.uid, place.gid, place.home) == (os.getuid(), os.getgid(), str(guest.home))
+
+
+def test_a_file_too_long_to_be_held_is_in_the_snapshot(repository: Path, guest: LocalGuest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working_tree, "KEEP_LIMIT", 1000)
+    write(repository / "src/main.c", "long line\n" * 1000)
+    send(repository, guest)
+    inside = guest.home / "repo"
+    assert git(inside, "show", "refs/banger/prepared:src/main.c") == "long line\n" * 1000
+    assert git(inside, "fsck", "--strict", "--no-dangling").strip() == ""
