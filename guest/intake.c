@@ -78,7 +78,7 @@ static bool take_text(const struct fields *fields, uint16_t tag, char text[PATH_
 static bool check_entry(struct entry *entry)
 {
     bool top = entry->type == TREE_DIRECTORY && strcmp(entry->path, ".") == 0;
-    if (entry->type < TREE_DIRECTORY || entry->type > TREE_REMOVE)
+    if (entry->type < TREE_DIRECTORY || entry->type > TREE_PRUNE)
         return refuse("bad_request", "%s: entries of type %d are not taken", entry->path, entry->type);
     if (!top && !is_good_path(entry->path))
         return refuse("bad_request", "%s: not a path below the destination", entry->path);

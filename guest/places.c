@@ -16,7 +16,7 @@
 
 /* The directory that was used last stays open, because the next entry mostly lies there too. */
 static int destination = -1, parent = -1;
-static bool beneath_root, replaces, gives_group;
+static bool beneath_root, replaces, real_only, gives_group;
 static char parent_path[PATH_MAX];
 char temporary[TEMPORARY_MAX];
 
@@ -27,7 +27,9 @@ bool refuse_path(const char *path)
         return refuse("not_a_directory", "%s: %s", path, error == EEXIST ? "exists and is not a directory" : strerror(error));
     if (error == EISDIR || error == ENOTEMPTY)
         return refuse("is_a_directory", "%s: a directory is in the way", path);
-    if (error == EXDEV || error == ELOOP)
+    if (error == ELOOP)
+        return refuse(real_only ? "not_a_directory" : "permission", "%s: %s", path, real_only ? "a symbolic link is on the way" : "a loop of symbolic links");
+    if (error == EXDEV)
         return refuse("permission", "%s: a symbolic link leads out of the destination", path);
     return refuse_errno(error, path);
 }
@@ -35,7 +37,7 @@ bool refuse_path(const char *path)
 int open_beneath(const char *path, uint64_t flags)
 {
     struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
-    how.resolve |= beneath_root ? RESOLVE_IN_ROOT : RESOLVE_BENEATH;
+    how.resolve |= (beneath_root ? RESOLVE_IN_ROOT : RESOLVE_BENEATH) | (real_only ? RESOLVE_NO_SYMLINKS : 0);
     int fd = -1;
     for (int attempt = 0; attempt < 100; attempt++) { /* EAGAIN: a rename somewhere, and there is ".." in a link */
         fd = (int)syscall(SYS_openat2, destination, path, &how, sizeof how);
@@ -153,24 +155,45 @@ bool take_name(int directory, const char *name)
     return remove_tree(directory, name) && renameat(directory, temporary, directory, name) == 0;
 }
 
-void places_begin(int directory, bool is_root, bool replace_other_kinds)
+void places_begin(int directory, bool is_root, bool replace_other_kinds, bool real_directories)
 {
     destination = directory;
     beneath_root = is_root;
     replaces = replace_other_kinds;
+    real_only = real_directories;
     next_temporary();
+}
+
+/* The directory that something shall go from, reached without any link: what lies behind one is not what the sender means. -1: nothing there. */
+static int open_above(const char *path, const char **name)
+{
+    char above[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
+    snprintf(above, sizeof above, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    *name = slash ? slash + 1 : path;
+    forget_parent(); /* it may be what goes */
+    return (int)syscall(SYS_openat2, destination, above, &how, sizeof how);
 }
 
 bool remove_path(const char *path)
 {
-    char above[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    snprintf(above, sizeof above, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-    forget_parent(); /* it may be what goes */
-    int directory = open_beneath(above, O_PATH | O_DIRECTORY);
+    const char *name;
+    int directory = open_above(path, &name);
     if (directory < 0)
-        return errno == ENOENT || errno == ENOTDIR || refuse_path(path);
-    bool good = remove_tree(directory, slash ? slash + 1 : path) || refuse_path(path);
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || refuse_path(path);
+    bool good = remove_tree(directory, name) || refuse_path(path);
     close(directory);
     return good;
+}
+
+bool prune_path(const char *path)
+{
+    const char *name;
+    int directory = open_above(path, &name);
+    if (directory >= 0) {
+        unlinkat(directory, name, AT_REMOVEDIR); /* what is in use, or no directory, stays */
+        close(directory);
+    }
+    return true;
 }

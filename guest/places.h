@@ -9,8 +9,8 @@
 enum { TEMPORARY_MAX = 64 };
 
 /* Where everything that follows happens. `is_root`: the destination is "/", which has no outside. `replace_other_kinds`: a directory makes room for what
- * is none. */
-void places_begin(int directory, bool is_root, bool replace_other_kinds);
+ * is none. `real_directories`: no symbolic link is followed at all. */
+void places_begin(int directory, bool is_root, bool replace_other_kinds, bool real_directories);
 
 /* Says why errno kept us from `path`. False. */
 bool refuse_path(const char *path);
@@ -33,7 +33,10 @@ int create_temporary(int directory, mode_t mode);
 /* What was made under the temporary name gets its own. False (errno). */
 bool take_name(int directory, const char *name);
 
-/* Removes whatever has that path; nothing there is success. False after refuse(). */
+/* Removes whatever has that path. No link is followed: nothing there, or a link on the way, is success. False after refuse(). */
 bool remove_path(const char *path);
+
+/* The same for a directory that is empty; anything else stays. */
+bool prune_path(const char *path);
 
 #endif

@@ -16,6 +16,7 @@ enum tree_type {
     TREE_SYMLINK = 3,
     TREE_HARDLINK = 4,
     TREE_REMOVE = 5,
+    TREE_PRUNE = 6,
 };
 
 /* The other fields. */

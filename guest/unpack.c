@@ -16,7 +16,7 @@
 #include "worker.h"
 
 enum { DESTINATION = 16, OWNER_UID = 17, OWNER_GID = 18, FLAGS = 19 };
-enum { MAKE_DESTINATION = 1, REPLACE_OTHER_KINDS = 2, KNOWN_FLAGS = 3 };
+enum { MAKE_DESTINATION = 1, REPLACE_OTHER_KINDS = 2, REAL_DIRECTORIES = 4, KNOWN_FLAGS = 7 };
 enum { DEPTH_MAX = 256, SMALL = 64 * 1024 };
 
 struct request {
@@ -213,6 +213,8 @@ static bool unpack_entry(struct entry *entry)
         return unpack_symlink(entry);
     case TREE_HARDLINK:
         return unpack_hardlink(entry);
+    case TREE_PRUNE:
+        return prune_path(entry->path);
     default:
         return remove_path(entry->path);
     }
@@ -240,7 +242,7 @@ static bool unpack(const void *argument, struct writer *result)
     umask(0);
     if (!open_destination())
         return false;
-    places_begin(destination, strcmp(request->destination, "/") == 0, request->flags & REPLACE_OTHER_KINDS);
+    places_begin(destination, strcmp(request->destination, "/") == 0, request->flags & REPLACE_OTHER_KINDS, request->flags & REAL_DIRECTORIES);
     attributes_begin(&request->owner);
     while (!over)
         if (!intake_entry(&entry, &over) || (!over && !unpack_entry(&entry)))

@@ -17,7 +17,7 @@ _WORDS = "cat echo env false id ls mkdir mount pwd sh sleep stat test touch true
 
 
 def busybox_tar(files: Mapping[str, str] | None = None) -> bytes:
-    """A root file system of busybox and these text files; it has neither systemd nor Python, neither /root nor /tmp."""
+    """A root file system of busybox and these text files, scripts among them executable; it has neither systemd nor Python, neither /root nor /tmp."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         _add_directory(archive, "bin")
@@ -28,7 +28,7 @@ def busybox_tar(files: Mapping[str, str] | None = None) -> bytes:
         for directory in sorted({str(Path(name).parent) for name in texts} - {"."}):
             _add_directory(archive, directory)
         for name, text in texts.items():
-            _add_file(archive, name, text.encode(), 0o644)
+            _add_file(archive, name, text.encode(), 0o755 if text.startswith("#!") else 0o644)
     return out.getvalue()
 
 

@@ -25,6 +25,7 @@ def registry() -> Iterator[Registry]:
         with running_registry(directory / "registry") as running:
             push(running, directory / "shell", "tiny/shell:latest", busybox_tar(), SHELL)
             push(running, directory / "app", "tiny/app:1.0", busybox_tar({"etc/group": "root:x:0:\nwww:x:33:\n"}), APP)
+            push(running, directory / "short", "tiny/short:latest", busybox_tar({"sbin/init": "#!/bin/sh\necho this is all\nexit 3\n"}), SHELL)
             push(running, directory / "scratch", "tiny/scratch:latest", scratch_tar())
             yield running
     finally:
@@ -55,6 +56,14 @@ def test_an_image_without_systemd_and_python(instance: Instance, registry: Regis
     assert "is up to date" in again.err
     assert time.monotonic() - began < 30, "it was fetched again"
     assert len([row for row in instance.rows("images") if row["id"] == shown["id"]]) == 1
+
+
+def test_an_init_that_ends_at_once_is_told(instance: Instance, registry: Registry) -> None:
+    done = instance.run("vm", "run", "--rm", "--image", f"{registry.host}/tiny/short", "--", "sleep", "60")
+    assert done.status == 125
+    assert "its init ended with status 3" in done.err
+    assert "this is all" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_the_images_command_is_what_runs(instance: Instance, registry: Registry) -> None:
@@ -95,6 +104,7 @@ def test_a_tag_that_moves(instance: Instance, registry: Registry, tmp_path: Path
     refused = instance.run("image", "delete", first["id"])
     assert refused.status == 2
     assert "in use by old" in refused.err
+    assert instance.json("vm", "show", "old")["record"]["image_name"] == f"{first['name']}.{first['id'][:12]}", "what its image is called now"
     assert instance.ok("vm", "run", "--rm", "--image", first["name"], "--", *asked) == "two\ntwo\n"
     instance.ok("vm", "delete", "old")
     collected = instance.json("image", "gc", "--budget", "100G")

@@ -40,6 +40,23 @@ def test_shell_in_a_machine(instance: Instance, box: str) -> None:
         assert box in ask(terminal, "hostname")
 
 
+def test_a_full_screen_program(instance: Instance, box: str) -> None:
+    """`less` asks for the size, draws, hears of a resize, takes single keys, and gives the screen back."""
+    with on_terminal(instance, "vm", "shell", box, rows=20, columns=60) as terminal:
+        terminal.expect(PROMPT)
+        terminal.type("seq -f 'line-%g' 500 >/tmp/lines; TERM=xterm less /tmp/lines\n")
+        drawn = terminal.expect("line-19")
+        assert "\x1b[?1049h" in drawn and "line-20" not in drawn
+        terminal.type("G")
+        assert "line-482" in terminal.expect("line-500")
+        terminal.resize(40, 60)
+        terminal.type("g")
+        terminal.expect("line-39")
+        terminal.type("q")
+        terminal.expect("\x1b[?1049l")
+        assert "40 60" in ask(terminal, "stty size")
+
+
 def test_control_c_ends_the_foreground_command_alone(instance: Instance, box: str) -> None:
     with on_terminal(instance, "vm", "shell", box) as terminal:
         terminal.expect(PROMPT)

@@ -89,6 +89,38 @@ def test_exec_follows_the_workspace(instance: Instance, box: str, tmp_path: Path
     assert "did not end within 1 s" in done.err
 
 
+def test_links_of_the_guest_and_a_second_workspace(instance: Instance, box: str, tmp_path: Path) -> None:
+    """Nothing is removed or written through a link, another kind of file comes home, and each workspace has its own source."""
+    first, second = new_repository(tmp_path / "first"), new_repository(tmp_path / "second")
+    for project in (first, second):
+        write(project / "d/f", "one\n")
+        write(project / "d/g", "one\n")
+        write(project / "alone/f", "one\n")
+        (project / "l").symlink_to("d")
+        commit(project)
+    instance.ok("vm", "workspace", "prepare", box, str(first), "--guest-path", "/srv/first", "-u", "root")
+    instance.ok("vm", "exec", box, "--", "sh", "-c", "mv d e; ln -s e d")
+    (first / "d/f").unlink()
+    (first / "alone/f").unlink()
+    instance.ok("vm", "workspace", "prepare", box, str(first), "--guest-path", "/srv/first", "-u", "root")
+    assert instance.ok("vm", "exec", box, "--", "sh", "-c", "ls e; readlink d; ls").split() == ["f", "g", "e", "d", "e", "l"]
+    write(first / "d/g", "two\n", age=30)
+    assert "changed in" in instance.run("vm", "exec", box, "--", "true").err
+    instance.ok("vm", "exec", box, "--auto-prepare", "--", "true")
+    assert instance.ok("vm", "exec", box, "--", "cat", "d/g", "e/g") == "two\none\n"
+    instance.ok("vm", "exec", box, "--", "sh", "-c", "rm l; mkdir l; echo in >l/f; rm -r e")
+    instance.ok("vm", "workspace", "prepare", box, str(second), "--guest-path", "/srv/second", "-u", "root")
+    instance.ok("vm", "workspace", "apply", box, "--yes", "--guest-path", "/srv/first")
+    assert (first / "l/f").read_text() == "in\n"
+    assert (second / "l").is_symlink()
+    done = instance.run("vm", "workspace", "apply", box, "--yes", "--guest-path", "/srv/third")
+    assert (done.status, f"{box} DIRECTORY" in done.err) == (2, True)
+    refs = [instance.json("vm", "workspace", "fetch", box, "--guest-path", "/srv/first") for _ in range(2)]
+    assert [one["commit"] for one in refs[0]] == [one["before"] for one in refs[1]]
+    assert len(refs[0]) == 2
+    assert instance.ok("vm", "exec", box, "-u", "nobody", "--", "id", "-un") == "nobody\n"
+
+
 def test_another_user_and_plain_files(instance: Instance, box: str, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     write(plain / "dir/file", "plain\n")

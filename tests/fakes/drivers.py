@@ -156,7 +156,7 @@ class FakeNetwork:
 class FakeImages(ImageService):
     """One image, whatever is asked for; it needs no files."""
 
-    async def ensure(self, name: str, report: Report) -> Bootable:
+    async def ensure(self, name: str, report: Report, *, credentials: str = "") -> Bootable:
         if self._images.get(IMAGE.name) is None:
             self._images.insert(IMAGE)
         nowhere = Path(os.devnull)

@@ -17,6 +17,7 @@ from tests.guest.tree_wire import (
     directory,
     entry,
     hardlink,
+    prune,
     regular,
     remove,
     segments,
@@ -124,10 +125,52 @@ def test_links_lead_nowhere_outside(guest: Guest, place: Path, root: Path, targe
     (root / "outside/victim").write_bytes(b"untouched")
     (place / "up").mkdir()
     way = symlink(b"way", target)
-    for tail in (regular(b"way/victim", b"evil"), remove(b"way/victim"), directory(b"way/new"), symlink(b"way/victim", b"x"), hardlink(b"copy", b"way/victim")):
+    for tail in (regular(b"way/victim", b"evil"), directory(b"way/new"), symlink(b"way/victim", b"x"), hardlink(b"copy", b"way/victim")):
         assert unpack(guest, way + tail + END).code in ("permission", "not_found"), tail
+    counts(unpack(guest, way + remove(b"way/victim") + prune(b"way/up") + END))
     assert [path.name for path in (root / "outside").iterdir()] == ["victim"] and (root / "outside/victim").read_bytes() == b"untouched"
     assert names(place) == {"way", "up"}
+
+
+def test_what_is_behind_a_link_is_not_removed(guest: Guest, place: Path) -> None:
+    (place / "e/deep/empty").mkdir(parents=True)
+    (place / "e/f").write_bytes(b"the guest's")
+    (place / "d").symlink_to("e")
+    (place / "loop").symlink_to("loop")
+    stream = remove(b"d/f") + remove(b"d/deep/empty") + prune(b"d/deep/empty") + remove(b"loop/x") + prune(b"loop/x") + END
+    assert counts(unpack(guest, stream))[0] == 5
+    assert names(place) == {"e", "e/deep", "e/deep/empty", "e/f", "d", "loop"}
+    unpack(guest, remove(b"d") + remove(b"loop") + END)
+    assert names(place) == {"e", "e/deep", "e/deep/empty", "e/f"}
+
+
+def test_prune_takes_empty_directories_alone(guest: Guest, place: Path) -> None:
+    (place / "a/b").mkdir(parents=True)
+    (place / "full/x").mkdir(parents=True)
+    (place / "file").write_bytes(b"")
+    stream = b"".join(map(prune, (b"a/b", b"a", b"full", b"file", b"nothing", b"nothing/x", b"file/x"))) + END
+    assert counts(unpack(guest, stream))[0] == 7
+    assert names(place) == {"full", "full/x", "file"}
+
+
+def test_no_link_is_followed_when_told(guest: Guest, place: Path) -> None:
+    """A link in place of a directory is replaced by it, and one that is on the way otherwise is named."""
+    real = (19, u32(2 | 4))
+    (place / "e").mkdir()
+    (place / "d").symlink_to("e")
+    assert counts(unpack(guest, regular(b"d/f", b"x") + END))[0] == 1
+    assert (place / "e/f").read_bytes() == b"x", "without the flag it is followed"
+    refused = unpack(guest, regular(b"d/f", b"y") + END, real)
+    assert refused.code == "not_a_directory" and refused.end is not None and b"d/f: a symbolic link is on the way" in refused.end.fields[2]
+    assert counts(unpack(guest, directory(b"d") + regular(b"d/f", b"y") + END, real))[0] == 2
+    assert ((place / "d/f").read_bytes(), (place / "e/f").read_bytes()) == (b"y", b"x") and not (place / "d").is_symlink()
+
+
+def test_a_loop_of_links_is_called_so(guest: Guest, place: Path) -> None:
+    stream = symlink(b"one", b"sp ace") + symlink(b"sp ace", b"one")
+    assert counts(unpack(guest, stream + END)) == (2, 0)
+    refused = unpack(guest, regular(b"one/x", b"") + END)
+    assert refused.code == "permission" and refused.end is not None and b"a loop of symbolic links" in refused.end.fields[2]
 
 
 def test_hard_links_only_to_files(guest: Guest, place: Path) -> None:
@@ -146,7 +189,7 @@ def test_hard_links_only_to_files(guest: Guest, place: Path) -> None:
         struct.pack("<I", 0xFFFFFFFF),
         struct.pack("<I", 65537) + bytes(65537),
         struct.pack("<I", 3) + b"abc",
-        entry(6, b"fifo") + END,
+        entry(7, b"fifo") + END,
         entry(0, b"x") + END,
         entry(REGULAR, b"x", (7, u64(2**64 - 1))) + END,
         entry(REGULAR, b"x", (7, u64(4))) + segments((2, b"abc"), size=4) + END,
@@ -171,7 +214,7 @@ def test_destination(guest: Guest, place: Path) -> None:
     assert unpack(guest, stream, destination=b"/d/new/deep").code == "not_found"
     assert unpack(guest, stream, destination=b"/d/file").code == "not_a_directory"
     assert unpack(guest, stream, destination=b"relative").code == "bad_request"
-    assert unpack(guest, stream, (19, u32(4))).code == "bad_request"
+    assert unpack(guest, stream, (19, u32(8))).code == "bad_request"
     assert counts(unpack(guest, stream, (19, u32(1)), destination=b"/d/new/deep")) == (2, 0)
     assert stat.S_IMODE((place / "new/deep").stat().st_mode) == 0o711
     mode = place.stat().st_mode

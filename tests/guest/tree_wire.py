@@ -7,7 +7,7 @@ import struct
 from tests.guest.wire import Outcome, number, pack, u8, u32, u64, unpack
 
 UNPACK, PACK, STAT, USER, JOB_START, JOB_LIST, JOB_SIGNAL, JOB_OUTPUT = range(11, 19)
-DIRECTORY, REGULAR, SYMLINK, HARDLINK, REMOVE = range(1, 6)
+DIRECTORY, REGULAR, SYMLINK, HARDLINK, REMOVE, PRUNE = range(1, 7)
 END = bytes(4)
 
 
@@ -39,6 +39,10 @@ def hardlink(path: bytes, target: bytes) -> bytes:
 
 def remove(path: bytes) -> bytes:
     return entry(REMOVE, path)
+
+
+def prune(path: bytes) -> bytes:
+    return entry(PRUNE, path)
 
 
 def parse(stream: bytes) -> dict[bytes, tuple[dict[int, bytes], bytes]]:

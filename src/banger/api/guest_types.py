@@ -19,6 +19,8 @@ class Unpack(Request, frozen=True):
     """Make the destination when it is missing."""
     replace: bool = False
     """A file may take the place of a directory, and the reverse."""
+    real: bool = False
+    """No symbolic link beneath the destination is followed: one that is on the way to an entry is an error."""
 
 
 class Pack(Request, frozen=True):

@@ -17,6 +17,10 @@ class PullImage(Request, frozen=True):
     """Hosts that may be spoken to without TLS."""
     digest: str = ""
     """``sha256:...`` that a bundle must have."""
+    credentials: str = ""
+    """Absolute path of the caller's file with logins for registries, asked before the daemon's own; "" = there is none."""
+    spooled: bool = False
+    """The file in ``reference`` only holds what came through a pipe: it is not remembered where the image came from."""
 
 
 class BuildImage(Request, frozen=True):
@@ -95,6 +99,8 @@ class PrunedCache(Reply, frozen=True):
     count: int
     size_bytes: int
     removed: bool
+    kept: int = 0
+    """Blobs that stay because an image is being made that may need them."""
 
 
 class PullKernel(Request, frozen=True):

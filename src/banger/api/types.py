@@ -34,6 +34,8 @@ class CreateVM(Request, frozen=True):
     wait: Wait = "ready"
     lease: str = ""
     """Lease that the VM lives under: it is deleted when the lease ends (``--rm``)."""
+    credentials: str = ""
+    """Absolute path of the caller's file with logins for registries, for an image that has to be pulled; "" = there is none."""
 
 
 class StartVM(Request, frozen=True):

@@ -12,10 +12,11 @@ import click
 from ..api.image_types import CatalogEntry, PullImage
 from ..api.types import Event
 from ..client import Client
+from ..client.credentials import credentials_file
 from ..model.records import ImageRecord
 from ..model.sizes import format_size
 from .batch import run_batch
-from .image_words import absolute, piped
+from .image_words import absolute, piped_for
 from .lazy import LazyGroup
 from .output import ago, local_time, print_fields, print_json, print_table
 from .parameters import artifact_name, image_argument, images_argument, json_option, kernel_option
@@ -115,13 +116,15 @@ def pull(image: str, name: str | None, kernel: str | None, insecure: tuple[str, 
     REFERENCE is a name of the catalog, a container image ([docker://]HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG], docker-archive:FILE, - for stdin),
     a bundle's https URL, or a file (./rootfs.tar). One that is here and has not changed is left alone.
     """
-    with Client.connect() as client, piped() if image == "docker-archive:-" else nullcontext() as spool:
+    with Client.connect() as client, piped_for(client, kernel) if image == "docker-archive:-" else nullcontext() as spool:
         request = PullImage(
             reference=f"docker-archive:{spool}" if spool else absolute(image),
             name=name or "",
             kernel=kernel or "",
             insecure_registries=insecure,
             digest=digest(sha256),
+            credentials=credentials_file(),
+            spooled=spool is not None,
         )
         make(client, "image.pull", request, as_json=as_json)
 

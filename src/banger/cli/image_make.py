@@ -7,7 +7,7 @@ import click
 from ..api.image_types import BuildImage, ExportImage, ImportImage, RegisterImage
 from ..client import Client
 from .image import digest, make
-from .image_words import absolute_path, piped, to_stdout
+from .image_words import absolute_path, piped_for, to_stdout
 from .parameters import artifact_name, file_option_type, image_argument, json_option, kernel_option
 from .progress import progress
 
@@ -39,7 +39,7 @@ def import_command(file: str, name: str, kernel: str | None, sha256: str, as_jso
             request = ImportImage(file=absolute_path(file), name=name, kernel=kernel or "", digest=digest(sha256))
             make(client, "image.import", request, as_json=as_json)
             return
-        with piped() as spool:
+        with piped_for(client, kernel) as spool:
             request = ImportImage(file=str(spool), name=name, kernel=kernel or "", digest=digest(sha256), spooled=True)
             make(client, "image.import", request, as_json=as_json)
 
@@ -66,7 +66,7 @@ def promote(image: str, as_json: bool) -> None:
 
 @click.command()
 @image_argument
-@click.option("-o", "--output", type=file_option_type, required=True, help="File to write; - for stdout.")
+@click.option("-o", "--output", type=file_option_type, required=True, help="The bundle to write, must not exist; - for stdout.")
 @json_option
 def export(image: str, output: str, as_json: bool) -> None:
     """Write an image into one file, a bundle, which `image import` takes on any host."""

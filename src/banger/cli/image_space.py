@@ -8,7 +8,7 @@ from ..api.image_types import CollectedImage, CollectImages, PrunedCache, PruneI
 from ..client import Client
 from ..model.sizes import format_size
 from .failures import FAILED
-from .machine import SIZE
+from .machine import BUDGET
 from .output import print_json, print_table
 from .parameters import json_option
 from .progress import note, progress
@@ -18,7 +18,7 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what wo
 
 @click.command()
 @_dry_run_option
-@click.option("--budget", type=SIZE, help="What all images together may take (default: 20G).")
+@click.option("--budget", type=BUDGET, help="What all images together may take (default: 20G).")
 @json_option
 def gc(dry_run: bool, budget: int | None, as_json: bool) -> int:
     """Remove images that no machine uses: those that a newer one has replaced, then the least recently used until the rest fits into the budget."""
@@ -51,3 +51,5 @@ def prune(dry_run: bool, as_json: bool) -> None:
         print_json(pruned)
     else:
         click.echo(f"{pruned.count} blobs, {format_size(pruned.size_bytes)}{'' if pruned.removed else ' would be'} removed")
+        if pruned.kept:
+            note(f"{pruned.kept} blobs stay: an image is being made, which may need what was fetched in the last hour")

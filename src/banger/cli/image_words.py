@@ -9,10 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from ..host.files import explain_no_space
 from ..host.paths import Layout, private_directory
-from ..model.errors import BadRequest
+from ..model.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    from ..api.image_types import CatalogKernel
+    from ..client import Client
+    from ..model.records import KernelRecord
 
 _PATHS: Final = ("/", "./", "../", "~/")
 _TRANSPORTS: Final = ("oci:", "docker-archive:")
@@ -41,9 +47,24 @@ def piped() -> Iterator[Path]:
     if sys.stdin.isatty():
         raise BadRequest("stdin is a terminal", hint="pipe a file into it, or give a path instead of -")
     with _spool_file() as path:
-        with path.open("wb") as file:
+        with explain_no_space("keeping what comes through the pipe", path.parent), path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         yield path
+
+
+@contextmanager
+def piped_for(client: Client, kernel: str | None) -> Iterator[Path]:
+    """As ``piped``, unless the image's kernel is unknown: then NotFound, before gigabytes have been read that are good for nothing."""
+    if kernel is not None and kernel not in _kernels(client):
+        raise NotFound(f"no kernel {kernel!r}", hint="see: banger kernel list --available")
+    with piped() as path:
+        yield path
+
+
+def _kernels(client: Client) -> set[str]:
+    here: tuple[KernelRecord, ...] = client.call("kernel.list")
+    there: tuple[CatalogKernel, ...] = client.call("kernel.catalog")
+    return {one.name for one in here} | {one.name for one in there}
 
 
 @contextmanager

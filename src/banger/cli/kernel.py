@@ -124,9 +124,9 @@ def delete(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _pull_request(source: str, name: str, sha256: str, *, force: bool) -> PullKernel:
-    """Which of the three ``source`` is: a path has a slash in it or is a file's name, a URL has a scheme."""
+    """Which of the three ``source`` is: a path has a slash in it or is that of a file, a URL has a scheme."""
     digest = f"sha256:{sha256.removeprefix('sha256:').lower()}" if sha256 else ""
-    if "://" not in source and "/" not in source and not source.endswith(".tar.zst"):
+    if "://" not in source and "/" not in source and not source.endswith(".tar.zst") and not Path(source).is_file():
         if sha256 or (name and name != source):
             raise BadRequest("a kernel of the catalog has its own name and digest", hint="--name and --sha256 are for bundles")
         return PullKernel(name=source, force=force)

@@ -21,11 +21,15 @@ class _Size(click.ParamType[int]):
 
     name = "size"
 
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return value if isinstance(value, int) else parse_size(str(value), param.opts[-1] if param is not None else "size")
+        return value if isinstance(value, int) else parse_size(str(value), param.opts[-1] if param is not None else "size", zero=self._zero)
 
 
 SIZE: Final = _Size()
+BUDGET: Final = _Size(zero=True)
 
 
 class _Forward(click.ParamType[Forward]):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ..api.types import CreateVM, Defaults, Event, Lease, Operation, VMDetail
 from ..client import Client
 from ..client.client import OperationInterrupted
+from ..client.credentials import credentials_file
 from ..model.errors import BadRequest, BangerError, ChannelLost, NotFound
-from ..model.records import VMRecord
+from ..model.records import VMRecord, VMState
 from ..model.sizes import MIB, format_size
 from .failures import SessionCommand, command_words, report_error
 from .machine import machine_options
@@ -26,6 +27,9 @@ from .workspace_source import check_tools, print_dry_run, source_of, source_opti
 
 if TYPE_CHECKING:
     from ..workspace.source import Source
+
+_END_SECONDS: Final = 3.0
+_LOOK_SECONDS: Final = 0.1
 
 
 @click.command(cls=SessionCommand)
@@ -118,6 +122,19 @@ def _run_in(client: Client, record: VMRecord, process: Process, streams: Streams
         raise ChannelLost(
             f"{record.name} is gone: it was deleted, or the daemon was stopped and took the machine of --rm with it", hint="run it again"
         ) from None
+    except ChannelLost as error:
+        raise _with_end(client, record, error) from None
+
+
+def _with_end(client: Client, record: VMRecord, error: ChannelLost) -> ChannelLost:
+    """Why the machine itself has ended, where that is what broke the channel: the daemon sees it a moment later."""
+    until = time.monotonic() + _END_SECONDS
+    with suppress(BangerError):
+        while (shown := client.call("vm.show", {"ref": record.id}).record).state is VMState.RUNNING and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        if shown.state is VMState.STOPPED and shown.runtime.last_stop_reason:
+            return ChannelLost(f"{record.name} has stopped: {shown.runtime.last_stop_reason}", hint=error.hint, op_id=error.op_id)
+    return error
 
 
 @click.command()
@@ -165,6 +182,7 @@ def _request(client: Client, options: dict[str, Any], *, as_json: bool, start: b
         wait=options["wait"],
         start=start,
         lease=lease,
+        credentials=credentials_file(),
     )
 
 

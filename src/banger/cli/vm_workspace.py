@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ import click
 from ..api.types import VMDetail
 from ..client import Client
 from ..host.files import write_atomically
-from ..model.errors import BadRequest, BangerError, NotFound
-from ..model.records import VMRecord, WorkspaceRecord
+from ..model.errors import BadRequest, BangerError
+from ..model.records import VMRecord
 from .output import print_json, print_table
 from .parameters import json_option, vm_argument
 from .progress import note
 from .style import plain
+from .workspace_lookup import Workspace, find_workspace, home_repository
 from .workspace_source import print_dry_run, source_of, source_options
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def export(ref: str, guest_path: str, base_commit: str, output: str, as_json: bo
         raise BadRequest("--json needs --output", hint="both would write to stdout")
     with Client.connect() as client:
         record = _record(client, ref)
-        patch, place = _export(client, record, guest_path, base_commit)
+        found = find_workspace(client, record, guest_path)
+        patch = _export(client, record, found, base_commit)
     if output == "-":
         click.echo(patch.untrusted_content, nl=False)
         return
@@ -90,7 +91,7 @@ def export(ref: str, guest_path: str, base_commit: str, output: str, as_json: bo
     except OSError as error:
         raise BangerError(f"cannot write {output}: {error.strerror}") from error
     if as_json:
-        _print_summary(patch, place)
+        _print_summary(patch, found.guest_path)
 
 
 def _print_summary(patch: Patch, place: str) -> None:
@@ -106,9 +107,11 @@ def _print_summary(patch: Patch, place: str) -> None:
 def diff(ref: str, guest_path: str, base_commit: str, as_json: bool) -> None:
     """Show what was changed in a machine. On a terminal, control characters are made visible instead of obeyed."""
     with Client.connect() as client:
-        patch, place = _export(client, _record(client, ref), guest_path, base_commit)
+        record = _record(client, ref)
+        found = find_workspace(client, record, guest_path)
+        patch = _export(client, record, found, base_commit)
     if as_json:
-        _print_summary(patch, place)
+        _print_summary(patch, found.guest_path)
     elif sys.stdout.isatty():
         click.echo(plain(patch.untrusted_content.decode(errors="replace")), nl=False)
     else:
@@ -130,9 +133,9 @@ def fetch(ref: str, path: str, guest_path: str, as_json: bool) -> None:
 
     with Client.connect() as client:
         record = _record(client, ref)
-        place, user = _place(record, guest_path)
-        repository = _repository(record, path)
-        fetched = fetch_commits(repository, ClientGuest(client=client, ref=record.id, user=user), place, record.name)
+        found = find_workspace(client, record, guest_path)
+        repository = home_repository(record, found, path)
+        fetched = fetch_commits(repository, ClientGuest(client=client, ref=record.id, user=found.user), found.guest_path, record.name)
     if as_json:
         print_json([{"ref": one.ref, "commit": one.commit, "before": one.before} for one in fetched])
         return
@@ -149,7 +152,7 @@ def _news(before: str, commit: str) -> str:
 @_guest_path_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
-def apply(ref: str, path: str, guest_path: str, yes: bool, as_json: bool) -> None:
+def apply(ref: str, path: str, guest_path: str, yes: bool, as_json: bool) -> int:
     """Apply what was changed in a machine to the working tree that it was prepared from: all of it where it fits, else nothing.
 
     Index and history stay as they are.
@@ -158,38 +161,46 @@ def apply(ref: str, path: str, guest_path: str, yes: bool, as_json: bool) -> Non
 
     with Client.connect() as client:
         record = _record(client, ref)
-        repository = _repository(record, path)
-        patch, _ = _export(client, record, guest_path, "")
+        found = find_workspace(client, record, guest_path)
+        repository = home_repository(record, found, path)
+        patch = _export(client, record, found, "", may_compare=False)
     changes = check_patch(repository, patch.untrusted_content)
     if not as_json:
         _show_changes(changes)
-    if changes and not yes:
-        _ask(repository, len(changes))
+    if changes and not yes and not _ask(repository, len(changes)):
+        note("not applied")
+        return 1
     apply_patch(repository, patch.untrusted_content)
     if as_json:
         print_json({"changed_files": len(changes), "root": str(repository.root)})
+    return 0
 
 
 def _show_changes(changes: tuple[Change, ...]) -> None:
     for change in changes:
         lines = "binary" if change.added is None else f"+{change.added} -{change.removed}"
-        click.echo(f"{lines:>12}  {plain(change.path)}", err=True)
+        click.echo(f"{lines:>12}  {_on_one_line(change.path)}", err=True)
     if not changes:
         note("nothing was changed")
 
 
-def _ask(repository: Repository, count: int) -> None:
+def _on_one_line(untrusted_path: str) -> str:
+    """A name from the guest must not look like several of them."""
+    return plain(untrusted_path).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _ask(repository: Repository, count: int) -> bool:
     if not sys.stdin.isatty():
         raise BadRequest("nobody to ask whether to apply this", hint="use --yes")
-    click.confirm(f"Apply these {count} changes to {plain(str(repository.root))}?", abort=True, err=True)
+    return click.confirm(f"Apply these {count} changes to {plain(str(repository.root))}?", err=True)
 
 
-def _export(client: Client, record: VMRecord, guest_path: str, base_commit: str) -> tuple[Patch, str]:
+def _export(client: Client, record: VMRecord, found: Workspace, base_commit: str, *, may_compare: bool = True) -> Patch:
     from ..client.workspace_guest import ClientGuest
     from ..workspace.export import export_patch
 
-    place, user = _place(record, guest_path)
-    return export_patch(ClientGuest(client=client, ref=record.id, user=user), place, base_commit=base_commit), place
+    guest = ClientGuest(client=client, ref=record.id, user=found.user)
+    return export_patch(guest, found.guest_path, base_commit=base_commit, may_compare=may_compare)
 
 
 def _record(client: Client, ref: str) -> VMRecord:
@@ -203,30 +214,3 @@ def _old_path(record: VMRecord) -> str:
 
 def _old_user(record: VMRecord) -> str:
     return record.runtime.workspace.user if record.runtime.workspace else ""
-
-
-def _place(record: VMRecord, guest_path: str) -> tuple[str, str]:
-    """Directory and user of the workspace that is meant."""
-    workspace = record.runtime.workspace
-    if guest_path:
-        return guest_path, workspace.user if workspace else ""
-    found = _recorded(record)
-    return found.guest_path, found.user
-
-
-def _recorded(record: VMRecord) -> WorkspaceRecord:
-    if record.runtime.workspace is None:
-        raise NotFound(f"{record.name} has no workspace", hint=f"banger vm workspace prepare {record.name} DIRECTORY")
-    return record.runtime.workspace
-
-
-def _repository(record: VMRecord, path: str) -> Repository:
-    from ..workspace.repository import open_repository
-
-    if path:
-        return open_repository(path)
-    source = _recorded(record).source_path
-    with contextlib.suppress(OSError):
-        if Path(source).is_dir():
-            return open_repository(source)
-    raise BadRequest(f"{source}, which {record.name} was prepared from, is not there any more", hint="name the repository after the machine")

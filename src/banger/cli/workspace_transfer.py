@@ -7,18 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..api.types import SetWorkspace
 from ..client import Client
-from ..host.paths import Layout
 from ..model.records import VMRecord, WorkspaceRecord
 from .progress import note
 from .transfer_progress import TransferProgress
+from .workspace_lookup import sent_states
 
 if TYPE_CHECKING:
     from ..workspace.guest import Place
     from ..workspace.prepare import Prepared
     from ..workspace.source import Source
-    from ..workspace.state import Sent, SentStates
+    from ..workspace.state import Sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ def find_destination(client: Client, record: VMRecord, *, guest_path: str = "", 
     from ..workspace.guest import find_place
 
     place = find_place(ClientGuest(client=client, ref=record.id, user=user), guest_path)
-    return Destination(record=record, user=user, place=place, sent=_states(client).load(record.id, place.path))
+    return Destination(record=record, user=user, place=place, sent=sent_states(client).load(record.id, place.path))
 
 
 def send_workspace(client: Client, find: Callable[[], Destination], look: Callable[[], Source], *, force: bool = False) -> Prepared:
@@ -62,20 +64,21 @@ def _send(client: Client, to: Destination, source: Source, *, force: bool) -> Pr
         prepared = prepare(source, guest, to.place, to.sent, force=force or _was_plain(record, path))
     workspace = replace(prepared.record, user=to.user, tooling_log=_old_log(record, prepared.record))
     client.call("vm.workspace", {"ref": record.id}, SetWorkspace(workspace=workspace))
-    if prepared.sent is not None:
-        if prepared.sent != to.sent:
-            _states(client).save(record.id, path, prepared.sent)
-        if to.sent is None:
-            _states(client).forget_others({one.id for one in client.call("vm.list")})
+    _remember(client, to, prepared.sent)
     for notice in prepared.notices[len(source.notices) :]:
         note(notice)
     return replace(prepared, record=workspace)
 
 
-def _states(client: Client) -> SentStates:
-    from ..workspace.state import SentStates
-
-    return SentStates((client.endpoint.layout or Layout.from_environment()).workspace_cache)
+def _remember(client: Client, to: Destination, sent: Sent | None) -> None:
+    states, vm, path = sent_states(client), to.record.id, to.place.path
+    if sent is None:
+        states.forget(vm, path)
+        return
+    if (sent := msgspec.structs.replace(sent, user=to.user)) != to.sent:
+        states.save(vm, path, sent)
+    if to.sent is None:
+        states.forget_others({one.id for one in client.call("vm.list")})
 
 
 def _was_plain(record: VMRecord, path: str) -> bool:

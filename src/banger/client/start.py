@@ -19,6 +19,7 @@ from .discovery import Endpoint
 START_DEADLINE: Final = 30.0
 """Seconds from spawn to a connectable socket; a loaded or emulated host takes a few."""
 _INTERVAL: Final = 0.02
+_PATHS: Final = ("BANGER_HOME", "HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE")
 _LAST_CHANCE: Final = 2.0
 """Seconds in which another daemon, the reason why ours gave up, may still open its socket."""
 
@@ -69,7 +70,7 @@ def _environment() -> dict[str, str]:
     """What the daemon must share with its caller to mean the same instance and find the same programs."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("BANGER_", "XDG_"))}
     # The daemon's working directory is /, so what the caller meant relative to its own has to be spelled out.
-    kept |= {name: str(Path(os.environ[name]).absolute()) for name in ("BANGER_HOME", "HOME") if os.environ.get(name)}
+    kept |= {name: str(Path(os.environ[name]).absolute()) for name in _PATHS if os.environ.get(name)}
     return kept | {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
 
 

@@ -16,7 +16,7 @@ from .capture import capture
 from .client import Client
 from .transfer import send_content
 
-_KINDS: Final = {"directory": Kind.DIRECTORY, "regular": Kind.REGULAR, "symlink": Kind.SYMLINK, "remove": Kind.REMOVE}
+_KINDS: Final = {"directory": Kind.DIRECTORY, "regular": Kind.REGULAR, "symlink": Kind.SYMLINK, "remove": Kind.REMOVE, "prune": Kind.PRUNE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class ClientGuest:
         return capture(self.client, self.ref, argv, user=self.user, into=into, limit=limit)
 
     def unpack(self, records: Iterable[Record], destination: str, *, uid: int, gid: int) -> None:
-        request = Unpack(destination=destination, uid=uid, gid=gid, parents=True, replace=True)
+        request = Unpack(destination=destination, uid=uid, gid=gid, parents=True, replace=True, real=True)
         ticket: StreamTicket = self.client.call("vm.unpack", {"ref": self.ref}, request)
         with self.client.attach(ticket.token) as sock:
             send_content(sock, tree_stream(records), self.on_sent)
@@ -58,7 +58,7 @@ def _encoded_head(record: Record) -> bytes:
     entry = Entry(
         kind=_KINDS[record.kind],
         path=record.path,
-        mode=None if record.kind == "remove" else record.mode,
+        mode=None if record.kind in ("remove", "prune") else record.mode,
         mtime_ns=record.mtime_ns if kept else None,
         size=record.size,
         target=record.target,

@@ -19,7 +19,7 @@ from ..model.records import VMRecord
 from ..vm.change import Change
 from ..vm.create import NewVM
 from .access import published_reply, ssh_show, vm_connect, vm_forward, with_endpoints
-from .call import Answer, Call, Work
+from .call import Answer, Call, Work, absolute_path
 from .context import Context
 from .file_calls import FILE_ANSWERS
 from .image_calls import IMAGE_ANSWERS, IMAGE_WORKS
@@ -83,6 +83,7 @@ async def vm_create(context: Context, call: Call, operation: Operation) -> VMRec
         start=body.start,
         wait_booted=body.wait == "booted",
         remove=lease is not None,
+        credentials=str(absolute_path(body.credentials)) if body.credentials else "",
     )
     if lease is None:
         return await context.machines.create(new, operation.report, on_reserved)

@@ -39,7 +39,7 @@ async def run_checks(layout: Layout, vmm: Vmm, images: ImageService, sizes: Size
     """
     has_image = any(image.name == sizes.image for image in images.list())
     namespaces = await _namespaces(has_image)
-    bootable, image = await _default_image(images, sizes.image) if has_image else (None, _image_to_be_built(images, sizes.image))
+    bootable, image = await _default_image(images, sizes.image) if has_image else (None, await _image_to_be_built(images, sizes.image))
     return (
         _architecture(),
         *await _vmm(vmm, bootable, sizes.image),
@@ -127,7 +127,7 @@ async def _namespaces(has_image: bool) -> Check:
 
 async def _default_image(images: ImageService, name: str) -> tuple[Bootable | None, Check]:
     kernels = {kernel.name for kernel in images.kernels.list()}
-    record = images.show(name)
+    record = await images.show(name)
     remedy = f"banger image pull {name}"
     if record.kernel_name not in kernels:
         return None, Check(name="default image", status="warn", detail=f"{name} has lost its kernel {record.kernel_name}", remedy=remedy)
@@ -138,9 +138,9 @@ async def _default_image(images: ImageService, name: str) -> tuple[Bootable | No
     return bootable, Check(name="default image", status="pass", detail=f"{name} ({format_size(record.size_bytes)}), kernel {bootable.kernel.version}")
 
 
-def _image_to_be_built(images: ImageService, name: str) -> Check:
+async def _image_to_be_built(images: ImageService, name: str) -> Check:
     try:
-        known = any(entry.name == name for entry in images.catalog())
+        known = any(entry.name == name for entry in await images.catalog())
     except BangerError as error:  # a mistake in a catalog of the user's
         return _failed("default image", error)
     if known:

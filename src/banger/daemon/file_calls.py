@@ -12,6 +12,7 @@ from ..guest.frames import Operation
 from ..model.errors import GuestError, GuestTimeout
 from .call import Answer, Call
 from .context import Context
+from .replies import same_fields
 from .tickets import stream_ticket
 
 STAT_SECONDS: Final = 30.0
@@ -19,7 +20,7 @@ STAT_SECONDS: Final = 30.0
 
 async def vm_unpack(context: Context, call: Call) -> t.StreamTicket:
     body: g.Unpack = call.body
-    request = unpack_request(destination=body.destination, uid=body.uid, gid=body.gid, parents=body.parents, replace=body.replace)
+    request = unpack_request(destination=body.destination, uid=body.uid, gid=body.gid, parents=body.parents, replace=body.replace, real=body.real)
     return stream_ticket(context, call.path["ref"], Operation.UNPACK, request)
 
 
@@ -42,16 +43,7 @@ async def vm_stat_path(context: Context, call: Call) -> g.PathStatus:
         if error.guest_code != "not_found":
             raise
         return g.PathStatus(kind="missing")
-    return g.PathStatus(
-        kind=found.kind,
-        mode=found.mode,
-        size=found.size,
-        uid=found.uid,
-        gid=found.gid,
-        mtime_ns=found.mtime_ns,
-        target=found.target,
-        real_path=found.real_path,
-    )
+    return same_fields(g.PathStatus, found)
 
 
 #: Route name -> what answers at once.

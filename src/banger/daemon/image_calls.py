@@ -10,10 +10,10 @@ from ..api import image_types as i
 from ..api.types import Deleted
 from ..image.sources.choose import Wish
 from ..image.sources.files import Ext4Source
-from ..image.sources.spooled import SpooledSource
+from ..image.sources.spooled import STDIN, SpooledSource, called_stdin
 from ..model.errors import BadRequest
 from ..model.records import ImageRecord
-from .call import Answer, Call, Work
+from .call import Answer, Call, Work, absolute_path
 from .context import Context
 from .operations import Operation
 
@@ -26,18 +26,34 @@ async def image_catalog(context: Context, call: Call) -> tuple[i.CatalogEntry, .
     local = {image.name for image in context.images.list()}
     return tuple(
         i.CatalogEntry(name=one.name, description=one.description, kernel=one.kernel, pulled=one.name in local, source=one.source, size_bytes=one.size_bytes)
-        for one in context.images.catalog()
+        for one in await context.images.catalog()
     )
 
 
 async def image_show(context: Context, call: Call) -> ImageRecord:
-    return context.images.show(call.path["name"])
+    return await context.images.show(call.path["name"])
 
 
 async def image_pull(context: Context, call: Call, operation: Operation) -> ImageRecord:
     body: i.PullImage = call.body
-    wish = Wish(text=body.reference, kernel=body.kernel, insecure=frozenset(body.insecure_registries), digest=body.digest)
+    wish = Wish(
+        text=body.reference,
+        kernel=body.kernel,
+        insecure=frozenset(body.insecure_registries),
+        digest=body.digest,
+        credentials=str(absolute_path(body.credentials)) if body.credentials else "",
+    )
+    if body.spooled:
+        return await _from_stdin(context, wish, operation, body.name or context.images.unused_name(STDIN))
     return await context.images.pull(wish, operation.report, name=body.name)
+
+
+async def _from_stdin(context: Context, wish: Wish, operation: Operation, name: str) -> ImageRecord:
+    context.images.check_free(name)
+    place = wish.text.removeprefix("docker-archive:")
+    with called_stdin(place):
+        source = SpooledSource(await asyncio.to_thread(context.images.chooser.choose, wish), place)
+    return await context.images.obtain(source, operation.report, name=name)
 
 
 async def image_build(context: Context, call: Call, operation: Operation) -> ImageRecord:
@@ -51,9 +67,7 @@ async def image_import(context: Context, call: Call, operation: Operation) -> Im
     wish = Wish(text=str(_file(body.file)), kernel=body.kernel, digest=body.digest)
     if not body.spooled:
         return await context.images.pull(wish, operation.report, name=body.name)
-    context.images.check_free(body.name)
-    source = SpooledSource(await asyncio.to_thread(context.images.chooser.choose, wish))
-    return await context.images.obtain(source, operation.report, name=body.name)
+    return await _from_stdin(context, wish, operation, body.name)
 
 
 async def image_register(context: Context, call: Call, operation: Operation) -> ImageRecord:
@@ -65,7 +79,7 @@ async def image_register(context: Context, call: Call, operation: Operation) -> 
 
 async def image_export(context: Context, call: Call, operation: Operation) -> ImageRecord:
     body: i.ExportImage = call.body
-    return await context.housekeeping.export(call.path["name"], _absolute(body.file), operation.report)
+    return await context.housekeeping.export(call.path["name"], absolute_path(body.file), operation.report)
 
 
 async def image_promote(context: Context, call: Call, operation: Operation) -> ImageRecord:
@@ -91,18 +105,11 @@ async def image_prune_cache(context: Context, call: Call, operation: Operation) 
     body: i.PruneImageCache = call.body
     operation.report("prune_cache", "looking through the cache")
     pruned = await context.housekeeping.prune_cache(dry_run=body.dry_run)
-    return i.PrunedCache(count=pruned.count, size_bytes=pruned.size_bytes, removed=not body.dry_run)
-
-
-def _absolute(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute() or "\0" in text:
-        raise BadRequest(f"{text!r} is not an absolute path")
-    return path
+    return i.PrunedCache(count=pruned.count, size_bytes=pruned.size_bytes, removed=not body.dry_run, kept=pruned.kept)
 
 
 def _file(text: str) -> Path:
-    path = _absolute(text)
+    path = absolute_path(text)
     if not path.is_file():
         raise BadRequest(f"there is no file {path}")
     return path

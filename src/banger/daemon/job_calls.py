@@ -18,6 +18,7 @@ from ..image.run_config import program
 from ..model.errors import GuestError, GuestTimeout, NotFound
 from .call import Answer, Call
 from .context import Context
+from .replies import same_fields
 from .tickets import stream_ticket
 
 ANSWER_SECONDS: Final = 30.0
@@ -74,19 +75,7 @@ async def _agent(context: Context, ref: str) -> AsyncIterator[Agent]:
 
 
 def _job_reply(job: GuestJob) -> g.Job:
-    return g.Job(
-        id=job.id,
-        pid=job.pid,
-        state=job.state,
-        exit_status=job.exit_status,
-        started_at=job.started_at,
-        ended_at=job.ended_at,
-        command=job.command,
-        user=job.user,
-        stdout_bytes=job.stdout_bytes,
-        stderr_bytes=job.stderr_bytes,
-        truncated=job.truncated,
-    )
+    return same_fields(g.Job, job)
 
 
 #: Route name -> what answers at once.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from ..api import image_types as i
@@ -10,7 +9,7 @@ from ..api import types as t
 from ..image import kernel_files
 from ..model.errors import BadRequest
 from ..model.records import KernelRecord
-from .call import Answer, Call, Work
+from .call import Answer, Call, Work, absolute_path
 from .context import Context
 from .operations import Operation
 
@@ -22,7 +21,7 @@ async def kernel_list(context: Context, call: Call) -> tuple[KernelRecord, ...]:
 async def kernel_catalog(context: Context, call: Call) -> tuple[i.CatalogKernel, ...]:
     return tuple(
         i.CatalogKernel(name=one.name, description=one.description, source=f"{one.suite}: {one.package}", pulled=context.kernels.has(one.name))
-        for one in context.kernels.catalog()
+        for one in await context.kernels.catalog()
     )
 
 
@@ -44,7 +43,7 @@ async def kernel_import(context: Context, call: Call, operation: Operation) -> K
 
 async def kernel_export(context: Context, call: Call, operation: Operation) -> KernelRecord:
     body: i.ExportKernel = call.body
-    return await context.kernels.export(call.path["name"], _absolute(body.destination), operation.report)
+    return await context.kernels.export(call.path["name"], absolute_path(body.destination), operation.report)
 
 
 async def kernel_delete(context: Context, call: Call, operation: Operation) -> t.Deleted:
@@ -59,15 +58,9 @@ def _files(body: i.ImportKernel) -> kernel_files.KernelFiles:
     if body.directory:
         if body.modules or body.config:
             raise BadRequest("a directory holds modules and configuration itself", hint="give --vmlinux with --modules and --config, or --from alone")
-        return kernel_files.find(_absolute(body.directory))
-    modules, config = (_absolute(path) if path else None for path in (body.modules, body.config))
-    return kernel_files.KernelFiles(vmlinux=_absolute(body.vmlinux), modules=modules, config=config)
-
-
-def _absolute(path: str) -> Path:
-    if not path.startswith("/") or "\0" in path:
-        raise BadRequest(f"{path!r} is not an absolute path")
-    return Path(path)
+        return kernel_files.find(absolute_path(body.directory))
+    modules, config = (absolute_path(path) if path else None for path in (body.modules, body.config))
+    return kernel_files.KernelFiles(vmlinux=absolute_path(body.vmlinux), modules=modules, config=config)
 
 
 KERNEL_ANSWERS: Final[dict[str, Answer]] = {"kernel.list": kernel_list, "kernel.catalog": kernel_catalog, "kernel.show": kernel_show}

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from ..api import types as t
+from ..api.messages import Reply
 from ..guest.agent import GuestStats
 from ..host.paths import Layout
 from ..model.config import Setting
 from ..model.records import VMRecord
 from ..vm.observe import Health, Port, ProcessUsage, Usage
+
+ReplyType = TypeVar("ReplyType", bound=Reply)
+
+
+def same_fields(kind: type[ReplyType], found: object) -> ReplyType:
+    """The reply whose fields are those of what was found, by their names."""
+    return kind(**{name: getattr(found, name) for name in kind.__struct_fields__})
 
 
 def stats_reply(usage: Usage) -> t.VMStats:

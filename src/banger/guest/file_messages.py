@@ -9,7 +9,7 @@ from ..model.errors import BadRequest
 from .fields import Fields, pack, text, u8, u32
 
 MAX_PATH: Final = 4095
-_MAKE_DESTINATION, _REPLACE = 1, 2
+_MAKE_DESTINATION, _REPLACE, _REAL = 1, 2, 4
 _FOLLOW, _CONTENTS, _XATTRS = 1, 2, 4
 
 PathKind = Literal["other", "directory", "file", "symlink"]
@@ -67,10 +67,12 @@ def guest_path(path: str) -> bytes:
     return value
 
 
-def unpack_request(*, destination: str, uid: int | None = None, gid: int | None = None, parents: bool = False, replace: bool = False) -> bytes:
+def unpack_request(
+    *, destination: str, uid: int | None = None, gid: int | None = None, parents: bool = False, replace: bool = False, real: bool = False
+) -> bytes:
     """Request of ``unpack``. ``uid``/``gid`` override every entry's owner, ``parents`` makes a missing destination, ``replace`` lets a file take the
-    place of a directory and the reverse."""
-    fields = [(16, guest_path(destination)), (19, u32(_MAKE_DESTINATION * parents | _REPLACE * replace))]
+    place of a directory and the reverse, ``real`` follows no symbolic link beneath the destination."""
+    fields = [(16, guest_path(destination)), (19, u32(_MAKE_DESTINATION * parents | _REPLACE * replace | _REAL * real))]
     if uid is not None or gid is not None:
         fields += [(17, u32(uid or 0)), (18, u32(gid or 0))]
     return pack(*fields)

@@ -38,7 +38,9 @@ class Kind(IntEnum):
     HARDLINK = 4
     """Another name for the regular file ``target``, a path earlier in the stream."""
     REMOVE = 5
-    """Whatever has this path goes, with all that is in it; nothing there is success."""
+    """Whatever has this path goes, with all that is in it; nothing there, or a symbolic link on the way, is success."""
+    PRUNE = 6
+    """The directory that has this path goes if it is empty; anything else stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,7 @@ def unpack(file: Path, staging: Path, progress: Progress) -> BundleManifest:
 def looks_like_one(untrusted_head: bytes) -> bool:
     """Whether a tar archive that begins so is meant to be a bundle: its first member is our manifest, which is an object (docker's is an array)."""
     try:
-        return _member(untrusted_head[:_RECORD]).name in (MANIFEST, ROOTFS) and untrusted_head[_RECORD : _RECORD + 1] != b"["
+        return _member(untrusted_head[:_RECORD]).name.removeprefix("./") in (MANIFEST, ROOTFS) and untrusted_head[_RECORD : _RECORD + 1] != b"["
     except BadRequest:
         return False
 
@@ -187,11 +187,18 @@ def _member(untrusted_header: bytes) -> tarfile.TarInfo:
 def _read_header(untrusted: IO[bytes], name: str) -> int:
     """Size of the member that begins here, which must be a plain file ``name``."""
     member = _member(_read_exactly(untrusted, _RECORD))
-    if member.name != name or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
+    found = member.name.removeprefix("./")
+    if found == name and member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise BadRequest(f"{name} in the bundle is {_kind(member)}, not a regular file", hint="pack the file itself: tar --dereference")
+    if found != name or member.size < 0:
         raise BadRequest(
             f"the bundle holds {member.name[:100]!r} where the file {name} belongs", hint=f"a bundle is {MANIFEST} and then {ROOTFS}, and nothing else"
         )
     return member.size
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    return "a symbolic link" if member.issym() else "a hard link" if member.islnk() else "a directory" if member.isdir() else "something else"
 
 
 def _read_manifest(untrusted: IO[bytes]) -> BundleManifest:

@@ -128,9 +128,8 @@ def embedded() -> Catalog:
     return read([EMBEDDED])
 
 
-def unknown(name: str, known: Iterable[str], noun: str = "image") -> NotFound:
+def unknown(name: str, known: Iterable[str], noun: str = "image", *, listing: str = "list --available") -> NotFound:
     """The error for a name that nothing has; the hint gives the nearest ones."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
     lead = f"did you mean {' or '.join(near)}? " if near else ""
-    listing = "banger image list --available" if noun == "image" else f"banger {noun} list"
-    return NotFound(f"no {noun} {name!r}", hint=f"{lead}see: {listing}")
+    return NotFound(f"no {noun} {name!r}", hint=f"{lead}see: banger {noun} {listing}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 _MARKS: Final = ("E: ", "dpkg: error", "dpkg-deb: error")
 _KEPT: Final = 20
+_NO_PACKAGE: Final = re.compile(r"Unable to locate package|has no installation candidate|Couldn't find any package|is not available")
+"""apt's own words (apt-pkg and apt-private, under LC_ALL=C)."""
 
 
 class Complaints:
@@ -42,4 +45,5 @@ class Complaints:
                 raise no_space(what, where) from error
             if not self.lines:
                 raise
-            raise CommandFailed(f"{what} failed: {self.lines[0]}", hint="is the network up? the whole output is in the daemon's log") from error
+            question = "is the package's name right, and is it in this suite?" if _NO_PACKAGE.search(self.lines[0]) else "is the network up?"
+            raise CommandFailed(f"{what} failed: {self.lines[0]}", hint=f"{question} the whole output is in the daemon's log") from error

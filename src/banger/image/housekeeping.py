@@ -57,13 +57,15 @@ class Housekeeping:
         self._service = service
 
     async def export(self, word: str, file: Path, report: Report) -> ImageRecord:
-        """Write the image as a bundle to ``file``, which is replaced whole. Raises NotFound, BadRequest, NoSpace."""
-        image = self._service.show(word)
+        """Write the image as a bundle to the new file ``file``, which appears whole. Raises NotFound, AlreadyExists, BadRequest, NoSpace."""
+        image = await self._service.show(word)
         if file.is_dir() or not file.parent.is_dir():
             raise BadRequest(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'its directory does not exist'}")
+        _check_absent(file)
         half = file.with_name(f"{file.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
         try:
             await in_background(partial(bundle.write, image, Path(image.path, ROOTFS), half), report, EXPORT_STAGE, f"writing {file.name}")
+            _check_absent(file)
             half.rename(file)
         except OSError as error:
             raise BangerError(f"{file} cannot be written: {error.strerror}") from error
@@ -73,16 +75,16 @@ class Housekeeping:
 
     async def promote(self, word: str, report: Report) -> ImageRecord:
         """Copy the user's file that a registered image uses, so that the image is the daemon's own. Raises NotFound, BadRequest, NoSpace."""
-        image = self._service.show(word)
+        image = await self._service.show(word)
         directory = Path(image.path)
         async with name_lock(directory.parent, image.name):
-            image = self._service.show(image.id)
+            image = await self._service.show(image.id)
             if image.managed:
                 raise AlreadyExists(f"image {image.name!r} is the daemon's own already")
             rootfs, half = directory / ROOTFS, directory / f"{ROOTFS}{STAGING_SUFFIX}"
             try:
                 half.unlink(missing_ok=True)
-                check_ext4(rootfs)
+                await check_ext4(rootfs)
                 revision = file_revision(rootfs)
                 await copy_file(rootfs.resolve(), half, report)
                 digest = await asyncio.to_thread(sha256_of, half)
@@ -116,6 +118,11 @@ class Housekeeping:
         """Remove layers and manifests of container images; images themselves do not need them. What a pull under way may use is kept."""
         recent = _RECENT_SECONDS if self._service.busy else 0.0
         return await asyncio.to_thread(self._service.cache.prune, (), unused_for=recent, dry_run=dry_run)
+
+
+def _check_absent(file: Path) -> None:
+    if os.path.lexists(file):
+        raise AlreadyExists(f"{file} already exists", hint="remove it first, or write to another file")
 
 
 def plan(images: ImageTable, budget: int) -> tuple[Collected, ...]:

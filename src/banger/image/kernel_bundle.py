@@ -73,7 +73,7 @@ def _take_members(untrusted_archive: tarfile.TarFile, staging: Path) -> None:
     for untrusted in untrusted_archive:
         count, total = count + 1, total + untrusted.size
         path = _checked_name(untrusted.name)
-        limit = _LIMITS.get(untrusted.name, MAX_MODULES_BYTES)
+        limit = _LIMITS.get(str(path), MAX_MODULES_BYTES)
         if count > MAX_MODULES or total > MAX_MODULES_BYTES + MAX_VMLINUX_BYTES or untrusted.size > limit:
             raise BadRequest(f"the kernel bundle is too large at {untrusted.name[:100]!r}")
         if untrusted.isdir() and path.parts[0] == MODULES:

@@ -67,7 +67,7 @@ class KernelService:
         if kernel is None or Path(kernel.path, package.VMLINUX).exists():
             return kernel or await self.pull(name, report, force=False)
         damage = f"kernel {name} is damaged: {kernel.path}/{package.VMLINUX} is gone"
-        if name not in self._catalog().kernels:
+        if name not in await self._known():
             raise BangerError(damage, hint=f"import it again: banger kernel import {name} --force, with the files that it was made of ({kernel.source})")
         report(package.STAGE, f"{damage}; getting it again", warning=True)
         return await self.pull(name, report, force=True)
@@ -80,10 +80,10 @@ class KernelService:
         kernel = self._table.get(name)
         if kernel and not force and Path(kernel.path, package.VMLINUX).exists():
             return kernel
-        if name not in self._catalog().kernels:
+        if name not in (known := await self._known()):
             if self.has(name):
                 raise NotFound(f"the catalog has no kernel {name!r}", hint="a kernel from files or a bundle is replaced by `banger kernel import --force`")
-            raise unknown(name, self._catalog().kernels, "kernel")
+            raise unknown(name, known, "kernel")
         return await self._flights.join(name, lambda shared: self._from_package(name, shared, force=kernel is not None), report)
 
     async def pull_bundle(self, name: str, location: str, digest: str, report: Report, *, force: bool) -> KernelRecord:
@@ -143,19 +143,27 @@ class KernelService:
         """The kernels that are here."""
         return self._table.list()
 
-    def catalog(self) -> tuple[KernelRecipe, ...]:
-        """The kernels that can be pulled by name."""
-        return tuple(self._catalog().kernels.values())
+    async def catalog(self) -> tuple[KernelRecipe, ...]:
+        """The kernels that can be pulled by name. Raises BadRequest for a mistake in a catalog."""
+        return tuple((await self._known()).values())
+
+    async def _known(self) -> Mapping[str, KernelRecipe]:
+        return (await asyncio.to_thread(self._catalog)).kernels
 
     def show(self, name: str) -> KernelRecord:
         """The kernel of that name. Raises NotFound."""
         if kernel := self._table.get(name):
             return kernel
-        raise unknown(name, [k.name for k in self._table.list()], "kernel")
+        raise unknown(name, [k.name for k in self._table.list()], "kernel", listing="list")
 
     def has(self, name: str) -> bool:
         """Whether a kernel of that name is here."""
         return self._table.get(name) is not None
+
+    async def check_known(self, name: str) -> None:
+        """Raises NotFound with the nearest names when the kernel is neither here nor in a catalog: before much is done for an image that needs it."""
+        if not self.has(name) and name not in (known := await self._known()):
+            raise unknown(name, [*known, *(kernel.name for kernel in self._table.list())], "kernel")
 
     async def initramfs_of(self, kernel: KernelRecord) -> Path:
         """The initramfs for this kernel and the present guest program; remembered, since this is on the way of every start."""
@@ -182,10 +190,11 @@ class KernelService:
         return tuple(find_leftovers(self._layout.kernels, {kernel.id for kernel in self._table.list()}))
 
     async def _from_package(self, name: str, report: Report, *, force: bool) -> KernelRecord:
-        recipe = self._catalog().kernels[name]
+        catalog = await asyncio.to_thread(self._catalog)
+        recipe = catalog.kernels[name]
 
         async def fill(staging: Path) -> _Filled:
-            release = await package.fetch(recipe, self._catalog().distributions[recipe.distribution], staging, report)
+            release = await package.fetch(recipe, catalog.distributions[recipe.distribution], staging, report)
             facts = {"suite": recipe.suite, "package": release.package}
             return _Filled(await kernel_files.complete(staging), f"package:{release.package}", facts)
 

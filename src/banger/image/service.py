@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Coroutine
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..host.paths import Layout
-from ..model.errors import AlreadyExists, BangerError, NotFound
+from ..model.errors import AlreadyExists, BadRequest, BangerError, NotFound
 from ..model.names import check_artifact_name, new_id
 from ..model.progress import Report
 from ..model.records import ImageConfig, ImageRecord, KernelRecord
@@ -23,7 +24,7 @@ from .kernels import KernelService
 from .lookup import find_image
 from .oci.blobs import BlobCache
 from .publication import remove_image, replace_image
-from .sources.choose import Chooser, Wish, is_path
+from .sources.choose import Chooser, Wish, is_bare_word, is_path
 from .sources.protocol import ROOTFS, STAGE, Made, Source
 from .staging import find_leftovers, name_lock, publish, remove_leftover, remove_leftovers, staged
 
@@ -65,15 +66,16 @@ class ImageService:
         """Whether an image is being made."""
         return self._flights.busy
 
-    async def ensure(self, word: str, report: Report) -> Bootable:
+    async def ensure(self, word: str, report: Report, *, credentials: str = "") -> Bootable:
         """What the image ``word`` (id, name, reference or path) boots from; made first when it is not here, or when the file it names has changed.
 
+        ``credentials``: the caller's logins for registries.
         Raises NotFound with the nearest names, BangerError when files of the image are gone, and whatever ``pull`` raises.
         """
         image = find_image(self._images, word)
         if image is None:
             report("auto_pull_image", f"image {word} is not on this host yet")
-            image = await self.pull(Wish(text=word), report)
+            image = await self.pull(Wish(text=word, credentials=credentials), report)
         elif is_path(word) and image.managed:
             image = await self.pull(Wish(text=word), report, name=image.name)
         kernel = await self.kernels.ensure(image.kernel_name, report)
@@ -91,15 +93,17 @@ class ImageService:
         if not wish.kernel and (known := find_image(self._images, wish.text)):
             wish = replace(wish, kernel=known.kernel_name)
         try:
-            source = await asyncio.to_thread(self.chooser.choose, wish) if is_path(wish.text) else self.chooser.choose(wish)
+            source = await asyncio.to_thread(self.chooser.choose, wish)
         except NotFound as error:
-            raise error if error.hint or is_path(wish.text) else self._unknown(wish.text) from error
-        return await self.obtain(source, report, name=name, again=again)
+            raise error if error.hint or is_path(wish.text) else await self._unknown(wish.text) from error
+        if not name and is_bare_word(wish.text) and self._images.get(wish.text) is None:
+            name = wish.text  # what a catalog calls it is an image of its own, also when its reference is here under another name
+        return await self.obtain(source, report, name=name, again=again, asker=wish.credentials)
 
-    async def obtain(self, source: Source, report: Report, *, name: str = "", again: bool = False) -> ImageRecord:
-        """As ``pull``, for a source that is chosen."""
+    async def obtain(self, source: Source, report: Report, *, name: str = "", again: bool = False, asker: str = "") -> ImageRecord:
+        """As ``pull``, for a source that is chosen. Callers who differ in ``asker`` share no run: one may be let in where another is not."""
         name = check_artifact_name(name) if name else self._free_name(source)
-        key = f"{name} {source.origin}"
+        key = f"{name} {source.origin} {asker}"
         return await self._flights.join(key, lambda shared: self._obtain(name, source, again, shared), report)
 
     def check_free(self, name: str) -> None:
@@ -107,16 +111,22 @@ class ImageService:
         if self._images.get(check_artifact_name(name)):
             raise AlreadyExists(f"image {name!r} already exists", hint=f"choose another --name, or: banger image delete {name}")
 
+    def unused_name(self, name: str) -> str:
+        """``name``, or when an image has it the first of ``name-2``, ``name-3`` ... that none has."""
+        names = (name, *(f"{name}-{number}" for number in range(2, len(self._images.list()) + 3)))
+        return next(one for one in names if self._images.get(one) is None)
+
     def list(self) -> tuple[ImageRecord, ...]:
         """The images that are here."""
         return self._images.list()
 
-    def show(self, word: str) -> ImageRecord:
+    async def show(self, word: str) -> ImageRecord:
         """The image of that name, reference or id. Raises NotFound."""
         if image := find_image(self._images, word):
             return image
-        if self._catalog().knows(word):
-            raise NotFound(f"image {word!r} is not on this host", hint=f"banger image pull {word}")
+        with contextlib.suppress(BadRequest):  # a mistake in a catalog is no answer to this question
+            if (await asyncio.to_thread(self._catalog)).knows(word):
+                raise NotFound(f"image {word!r} is not on this host", hint=f"banger image pull {word}")
         raise unknown(word, [i.name for i in self._images.list()])
 
     def config_of(self, image_id: str) -> ImageConfig:
@@ -126,13 +136,13 @@ class ImageService:
 
     async def delete(self, word: str) -> ImageRecord:
         """Remove an image; its kernel stays. Raises NotFound, or BadRequest with their names while machines use it."""
-        image = self.show(word)
+        image = await self.show(word)
         await remove_image(self._images, image)
         return image
 
-    def catalog(self) -> tuple[CatalogImage, ...]:
+    async def catalog(self) -> tuple[CatalogImage, ...]:
         """The images that can be pulled by name. Raises BadRequest for a mistake in a catalog."""
-        return self._catalog().images()
+        return (await asyncio.to_thread(self._catalog)).images()
 
     async def settle(self) -> None:
         """At daemon start: remove what interrupted builds and deletions left, and note where the images lie by now."""
@@ -155,8 +165,8 @@ class ImageService:
         spools = self._layout.spool.iterdir() if self._layout.spool.is_dir() else ()
         return tuple(path for path in spools if time.time() - path.stat().st_mtime > _SPOOL_SECONDS)
 
-    def _unknown(self, word: str) -> NotFound:
-        error = unknown(word, [*(i.name for i in self._catalog().images()), *(i.name for i in self._images.list())])
+    async def _unknown(self, word: str) -> NotFound:
+        error = unknown(word, [*(i.name for i in await self.catalog()), *(i.name for i in self._images.list())])
         error.hint += f"; Docker Hub's image of that name is docker://{word}"
         return error
 
@@ -170,6 +180,7 @@ class ImageService:
         return f"{source.name}-{hashlib.sha256(source.origin.encode()).hexdigest()[:8]}"
 
     async def _obtain(self, name: str, source: Source, again: bool, report: Report) -> ImageRecord:
+        await self.kernels.check_known(source.kernel)
         previous = self._images.get(name)
         if previous is not None:
             _check_same_source(previous, source)
@@ -182,6 +193,7 @@ class ImageService:
         """The image as it is, but for its kernel."""
         await self.kernels.ensure(kernel, report)
         if image.kernel_name != kernel:
+            report(STAGE, f"{image.name} boots with {kernel} from now on, no longer with {image.kernel_name}", warning=True)
             image = replace(image, kernel_name=kernel)
             self._images.update(image)
         report(UP_TO_DATE, f"{image.name} is up to date", progress=1.0)
@@ -197,13 +209,14 @@ class ImageService:
             final = self._layout.images / identifier
             async with staged(self._layout.images, name, identifier) as staging:
                 made = await source.make(staging, report)
-                record = self._record(name, identifier, source, made, staging / ROOTFS, report)
+                kernel = await self._kernel_of(source, made, report)
+                record = self._record(name, identifier, source, made, staging / ROOTFS, kernel)
                 await publish(staging, final, asdict(record) | dict(made.facts))
             await replace_image(self._images, record, current)
             report(STAGE, f"image {name} is ready", progress=1.0)
             return record
 
-    def _record(self, name: str, identifier: str, source: Source, made: Made, rootfs: Path, report: Report) -> ImageRecord:
+    def _record(self, name: str, identifier: str, source: Source, made: Made, rootfs: Path, kernel: str) -> ImageRecord:
         return ImageRecord(
             id=identifier,
             name=name,
@@ -211,7 +224,7 @@ class ImageService:
             path=str(self._layout.images / identifier),
             digest=made.digest,
             size_bytes=rootfs.stat().st_size,
-            kernel_name=self._kernel_of(source, made, report),
+            kernel_name=kernel,
             created_at=time.time(),
             reference=source.reference,
             manifest_digest=made.manifest_digest,
@@ -220,11 +233,11 @@ class ImageService:
             managed=not rootfs.is_symlink(),
         )
 
-    def _kernel_of(self, source: Source, made: Made, report: Report) -> str:
+    async def _kernel_of(self, source: Source, made: Made, report: Report) -> str:
         """The kernel that was chosen with the source, else the one it asks for itself when that can be had here."""
         if source.kernel != DEFAULT_KERNEL or not made.kernel or made.kernel == source.kernel:
             return source.kernel
-        if self.kernels.has(made.kernel) or made.kernel in self._catalog().kernels:
+        if self.kernels.has(made.kernel) or made.kernel in (await asyncio.to_thread(self._catalog)).kernels:
             return made.kernel
         report(STAGE, f"its kernel {made.kernel[:100]!r} is not known here: it boots with {source.kernel}", warning=True)
         return source.kernel

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ..host.files import STAGING_SUFFIX, publish_directory, sync_file, write_atomically
-from ..host.locks import locked_async, try_lock
+from ..host.locks import drop_lock, locked_async, try_passing_lock
 from ..host.run import run
 from ..host.threads import run_to_end
 from ..model.errors import BangerError
@@ -88,10 +87,15 @@ async def discard(path: Path) -> None:
 
 
 async def remove_leftovers(parent: Path) -> None:
-    """Remove staging directories whose lock nobody holds. A finished one stays, known or not: a database that was put aside may come back."""
+    """Remove staging directories whose lock nobody holds. A finished one stays, known or not: a database that was put aside may come back.
+
+    Also lock files that nobody holds, which only a daemon leaves that was killed.
+    """
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         if match := _STAGED.fullmatch(path.name):
             await _discard_unless_held(path, _lock_file(parent, match["name"]))
+    for lock in parent.glob(".*.lock") if parent.is_dir() else ():
+        _is_free(lock)
 
 
 def find_leftovers(parent: Path, known: set[str]) -> list[Path]:
@@ -109,31 +113,33 @@ def find_leftovers(parent: Path, known: set[str]) -> list[Path]:
 async def remove_leftover(path: Path) -> None:
     """Remove one that ``find_leftovers`` has found, unless somebody holds its lock by now. Raises BangerError or OSError when something resists."""
     match = _STAGED.fullmatch(path.name)
-    held = try_lock(_lock_file(path.parent, match["name"])) if match else None
-    if match and held is None:
+    if match is None:
+        await namespace.remove(path)
+        return
+    lock = _lock_file(path.parent, match["name"])
+    if (held := try_passing_lock(lock)) is None:
         raise BangerError("somebody builds it by now")
     try:
         await namespace.remove(path)
     finally:
-        if held is not None:
-            os.close(held)
+        drop_lock(lock, held)
 
 
 def _is_free(lock: Path) -> bool:
-    held = try_lock(lock)
+    held = try_passing_lock(lock)
     if held is not None:
-        os.close(held)
+        drop_lock(lock, held)
     return held is not None
 
 
 async def _discard_unless_held(path: Path, lock: Path) -> None:
-    held = try_lock(lock)
+    held = try_passing_lock(lock)
     if held is None:
         return
     try:
         await discard(path)
     finally:
-        os.close(held)
+        drop_lock(lock, held)
 
 
 def _lock_file(parent: Path, name: str) -> Path:

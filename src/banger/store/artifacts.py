@@ -89,6 +89,7 @@ class ImageTable(_ArtifactTable[ImageRecord]):
             if kept:
                 row = to_json(replace(previous, name=aside, superseded=True))
                 self._database.execute("UPDATE images SET name = ?, record = ? WHERE id = ?", (aside, row, previous.id))
+                self._database.execute("UPDATE vms SET image_name = ? WHERE image_id = ?", (aside, previous.id))
             else:
                 super().delete(previous.name)
             self.insert(record)

@@ -36,6 +36,8 @@ class NewVM:
     start: bool = True
     wait_booted: bool = False
     remove: bool = False
+    credentials: str = ""
+    """Absolute path of the caller's logins for registries."""
 
 
 async def check_new(services: Services, new: NewVM) -> None:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
+from typing import Final
 
 from ..model.records import VMRecord, VMState
 from .context import Services
+
+_INIT_ENDED: Final = re.compile(r"Attempted to kill init! exitcode=0x([0-9a-f]{8})")
+"""The kernel's panic when process 1 ends (kernel/exit.c), with a status as wait(2) has it."""
+
+
+def end_of_init(console: str) -> str:
+    """How the image's init ended, when that is what the end of a console tells; "" otherwise."""
+    found = _INIT_ENDED.findall(console)
+    if not found:
+        return ""
+    status = int(found[-1], 16)
+    return "its init ended " + (f"by signal {status & 0x7F}" if status & 0x7F else f"with status {status >> 8 & 0xFF}")
 
 
 def with_error(record: VMRecord, error: BaseException) -> VMRecord:

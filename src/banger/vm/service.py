@@ -118,7 +118,7 @@ class Machines(MachineViews):
         await check_new(services, new)
         defaults = self.defaults()
         report("resolve_image", new.image or defaults.image)
-        ground = await check_host(services, new.image or defaults.image, report)
+        ground = await check_host(services, new.image or defaults.image, report, credentials=new.credentials)
         record = reserve(services, new, ground.bootable.image, resolve_spec(new, defaults))
         on_reserved(record)
         report("reserve_vm", f"allocated {record.name}")

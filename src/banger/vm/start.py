@@ -25,6 +25,7 @@ from ..vmm.protocol import Machine, VmmProbe
 from .capabilities import GuestPart
 from .cleanup import end_machine
 from .context import Live, Services
+from .failure import end_of_init
 from .steps import Procedure, Step
 
 Result = TypeVar("Result")
@@ -67,12 +68,14 @@ class Ground:
     probe: VmmProbe
 
 
-async def check_host(services: Services, image: str, report: Report) -> Ground:
+async def check_host(services: Services, image: str, report: Report, *, credentials: str = "") -> Ground:
     """The image of that id, name or reference with its kernel (got first when it is not here), and what the VMM makes of it here.
+
+    ``credentials``: path of the caller's logins for registries.
 
     Raises NotFound, what pulling raises, and VmmError when the VMM cannot run.
     """
-    bootable = await services.images.ensure(image, report)
+    bootable = await services.images.ensure(image, report, credentials=credentials)
     probe = await services.vmm.probe(bootable.kernel_file, bootable.initramfs)
     if not probe.usable:
         raise VmmError(f"{services.vmm.name}: {probe.note}", hint=probe.hint)
@@ -261,6 +264,8 @@ class _StartSteps:
 
     def _explain(self, context: StartContext, record: VMRecord, kind: type[BangerError], message: str) -> BangerError:
         files = self._files(context)
+        if why := end_of_init(tail(files.console_log, _CONSOLE_TAIL)):
+            message = f"{why}: {message}"
         ends = [
             f"{name} ends with:\n{text}"
             for name, path in (("VMM log", files.vmm_log), ("console", files.console_log))

@@ -9,12 +9,14 @@ from dataclasses import replace
 
 from ..guest.agent import Agent
 from ..host import facts
+from ..host.files import tail
 from ..host.process import is_alive, wait_exit
 from ..model.errors import BangerError, VmmError
 from ..model.records import VMHandles, VMRecord, VMState
 from ..vmm.protocol import BoundsLogs, Machine, PausesOnFullDisk
 from .cleanup import cleanup_runtime
 from .context import Live, Services
+from .failure import end_of_init
 from .stop import stopped
 
 log = logging.getLogger(__name__)
@@ -165,8 +167,12 @@ async def _resume_paused(vm_id: str, live: Live) -> None:
             log.debug("the VMM does not say whether it is paused", extra={"vm_id": vm_id, "error": str(error)})
 
 
-def end_reason(status: int | None) -> str:
-    """Why a machine does not run that nobody here has ended, from its VMM's exit status (negative: a signal); None where that is not known."""
+def end_reason(status: int | None, console: str = "") -> str:
+    """Why a machine does not run that nobody here has ended, from its VMM's exit status (negative: a signal; None where that is not known) and
+    the end of its console.
+    """
+    if status in (None, 0) and (why := end_of_init(console)):
+        return f"{why}; the console ends with:\n{console.strip()}"
     match status:
         case None | 0:  # QEMU's way out when the guest has powered off
             return "it ended by itself"
@@ -188,4 +194,5 @@ async def _demote(services: Services, vm_id: str, live: Live, status: int | None
         except ExceptionGroup as error:
             log.warning("stale machine was not cleaned up completely", extra={"vm_id": vm_id, "error": str(error)})
         if record.state is VMState.RUNNING:
-            services.vms.update(vm_id, lambda current: stopped(current, end_reason(status)))
+            console = tail(services.layout.vm(vm_id).console_log)
+            services.vms.update(vm_id, lambda current: stopped(current, end_reason(status, console)))

@@ -25,6 +25,8 @@ from .shadow import open_shadow
 
 MAX_PACK: Final = 2 * 1024**3
 MAX_REFS: Final = 256
+_BRANCHES: Final = "refs/heads/"
+_NO_BRANCHES: Final = ("/worktree", "/HEAD")
 _MAX_HEAD: Final = 256 * 1024
 _LINE: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64}) (HEAD|worktree|refs/heads/[\x21-\x7e\x80-\U0010ffff]{1,200})")
 _LIMITS: Final = {"GIT_ALLOC_LIMIT": "1g"}
@@ -52,11 +54,12 @@ def fetch_commits(repository: Repository, guest: Guest, path: str, vm_name: str,
         file.seek(0)
         tips = _read_tips(repository, file)
         _receive(repository, file, frozenset(tips.values()), limit)
-    return _write_refs(repository, {f"refs/banger/{vm_name}/{name}": commit for name, commit in tips.items()})
+    before = _existing(repository)
+    return _write_refs(repository, _own_refs(tips, vm_name, before), before)
 
 
 def _read_tips(repository: Repository, file: IO[bytes]) -> dict[str, str]:
-    """Names below our own part of the refs, and their commits; leaves ``file`` where the pack begins."""
+    """The guest's names and their commits; leaves ``file`` where the pack begins."""
     tips: dict[str, str] = {}
     size = 0
     while (untrusted_line := file.readline(_MAX_HEAD)) != b"\n":
@@ -64,13 +67,22 @@ def _read_tips(repository: Repository, file: IO[bytes]) -> dict[str, str]:
         match = _LINE.fullmatch(untrusted_line.decode(errors="replace").rstrip("\n"))
         if match is None or size > _MAX_HEAD or len(tips) >= MAX_REFS:
             raise GuestError("the guest sent a list of commits that makes no sense")
-        name = match[2].removeprefix("refs/heads/")
-        if name in tips or (match[2].startswith("refs/") and name.partition("/")[0] in ("worktree", "HEAD")):
-            raise GuestError(f"the guest has a branch named {name}, which is ours", hint="rename it there: git branch -m")
-        if repository.git.run("check-ref-format", f"refs/banger/vm/{name}", allowed=(0, 1)).status or ".." in name:
-            raise GuestError(f"the guest sent a branch with a bad name: {name[:80]!r}")
+        name = match[2]
+        if name in tips:
+            raise GuestError(f"the guest sent {name[:80]!r} twice")
+        if repository.git.run("check-ref-format", "--allow-onelevel", name, allowed=(0, 1)).status or ".." in name:
+            raise GuestError(f"the guest sent a branch with a bad name: {name[:80]!r}", hint="rename or delete it there: `git branch` shows them")
         tips[name] = match[1]
     return tips
+
+
+def _own_refs(tips: Mapping[str, str], vm_name: str, before: Mapping[str, str]) -> dict[str, str]:
+    """Where the tips go. What is no branch gets a name beside the machine's branches when one of them has taken its own; no machine is called so."""
+    prefix = f"refs/banger/{vm_name}"
+    branches = {f"{prefix}/{name.removeprefix(_BRANCHES)}": commit for name, commit in tips.items() if name.startswith(_BRANCHES)}
+    known = [*branches, *(name for name in before if name.startswith(f"{prefix}/") and name.count("/") > 3)]
+    taken = {name.split("/")[3] for name in known}
+    return branches | {f"{prefix}{'.' if name in taken else '/'}{name}": commit for name, commit in tips.items() if not name.startswith(_BRANCHES)}
 
 
 def _receive(repository: Repository, file: IO[bytes], tips: frozenset[str], limit: int) -> None:
@@ -122,18 +134,24 @@ def _rewind(file: IO[bytes], position: int) -> None:
     os.lseek(file.fileno(), position, os.SEEK_SET)
 
 
-def _write_refs(repository: Repository, wanted: Mapping[str, str]) -> tuple[Fetched, ...]:
+def _existing(repository: Repository) -> dict[str, str]:
+    """Refs below ``refs/banger/`` and their commits."""
+    listed = repository.git.output("for-each-ref", "--format=%(objectname) %(refname)", "refs/banger/").decode("utf-8", "surrogateescape")
+    return {name: commit for commit, _, name in (line.partition(" ") for line in listed.splitlines())}
+
+
+def _write_refs(repository: Repository, wanted: Mapping[str, str], before: Mapping[str, str]) -> tuple[Fetched, ...]:
     git = Git.of_user(repository.root)
-    before = dict.fromkeys(wanted, "")
-    for line in git.output("for-each-ref", "--format=%(refname) %(objectname)", "refs/banger/").decode("utf-8", "surrogateescape").splitlines():
-        name, _, commit = line.rpartition(" ")
-        if name in before:
-            before[name] = commit
+    # What an earlier fetch called so is in the way of a branch that has the name now.
+    stale = {name for name in before for ref in wanted if name not in wanted and name.endswith(_NO_BRANCHES) and ref.startswith(f"{name}/")}
     commands = "".join(f"update {ref}\0{commit}\0\0" for ref, commit in wanted.items())
     try:
-        git.run("update-ref", "-m", "banger vm workspace fetch", "--no-deref", "-z", "--stdin", stdin=commands.encode("utf-8", "surrogateescape"))
+        for words in ("".join(f"delete {ref}\0\0" for ref in stale), commands):
+            git.run(
+                "update-ref", "-m", "banger vm workspace fetch", "--no-deref", "-z", "--stdin", stdin=words.encode("utf-8", "surrogateescape")
+            )  # fmt: skip
     except CommandFailed as error:
         raise BangerError(
             f"git cannot write refs/banger/: {error.message.rpartition('fatal: ')[2]}", hint="delete what is in the way with `git update-ref -d`"
         ) from None
-    return tuple(Fetched(ref, commit, before[ref]) for ref, commit in wanted.items())
+    return tuple(Fetched(ref, commit, before.get(ref, "")) for ref, commit in wanted.items())

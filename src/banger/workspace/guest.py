@@ -21,7 +21,7 @@ path=${1:-repo}
 case $path in /*) ;; *) path=${HOME%/}/$path ;; esac
 # Programs are slow to start in an emulated machine: what the shell can read itself, it does.
 marker= head= base= git=no used=no uid= gid=
-if [ -f "$path/.git/banger/prepared" ]; then
+if [ -f "$path/.git/banger/prepared" ] && [ ! -L "$path/.git" ]; then
     used=yes
     read -r marker <"$path/.git/banger/prepared"
 elif [ -d "$path" ]; then

@@ -80,7 +80,10 @@ branch=$(git symbolic-ref -q HEAD || :)
     + r"""
 dirty=
 if [ "$tree" != "$(git rev-parse "$head^{tree}")" ]; then
-    dirty=$(GIT_AUTHOR_NAME=banger GIT_AUTHOR_EMAIL=banger@localhost GIT_COMMITTER_NAME=banger GIT_COMMITTER_EMAIL=banger@localhost \
+    # The same files on the same commit are the same commit, however often they are fetched.
+    when="@$(git $quiet log -1 --no-show-signature --format=%ct "$head") +0000"
+    dirty=$(GIT_AUTHOR_DATE=$when GIT_COMMITTER_DATE=$when \
+        GIT_AUTHOR_NAME=banger GIT_AUTHOR_EMAIL=banger@localhost GIT_COMMITTER_NAME=banger GIT_COMMITTER_EMAIL=banger@localhost \
         git $quiet commit-tree --no-gpg-sign -p "$head" -m "banger: what was not committed" "$tree")
 fi
 {

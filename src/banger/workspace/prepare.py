@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -16,12 +17,12 @@ from ..model.records import WorkspaceRecord
 from .git_dir import Commits, files_index, head_records, object_records, pack_history, tree_names, user_index
 from .guest import Guest, Place
 from .pack import PackWriter
-from .records import Record, directory, regular, remove
+from .records import Record, directory, prune, regular, remove
 from .shadow import Shadow, open_shadow
-from .snapshot import Trees, parents_of, write_commit, write_trees
+from .snapshot import Trees, write_commit, write_trees
 from .source import Checkout, Source
 from .state import Sent
-from .working_tree import Files, FileState, TreeReader
+from .working_tree import Files, FileState, TreeReader, parents_of
 
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _SETTLED_NS: Final = 100_000_000
@@ -91,9 +92,10 @@ def make_record(source: Source, place: Place, prepare_id: str) -> WorkspaceRecor
 
 
 def _send_files(source: Source, guest: Guest, place: Place) -> Prepared:
-    """Without git: all files, each time."""
+    """Without git: all files and empty directories, each time."""
     reader = TreeReader(os.fsencode(source.root), source.files, "sha1", lambda _path, _oid, _content: None)
-    guest.unpack(reader.records(source.files), place.path, uid=place.uid, gid=place.gid)
+    records = chain(reader.records(source.files), map(directory, source.empty_directories))
+    guest.unpack(records, place.path, uid=place.uid, gid=place.gid)
     return Prepared(record=make_record(source, place, new_id()), sent=None, files=len(source.files), removed=0, notices=source.notices)
 
 
@@ -160,6 +162,7 @@ class _Transfer:
         for path in self._removed:
             yield remove(path)
         yield from self._make_room()
+        yield from self._tidy()
         yield from self._reader.records(self._changed)
         yield from self._git_records(commits)
         yield regular(b".git/banger/prepared", self._id.encode() + b"\n")
@@ -170,6 +173,12 @@ class _Transfer:
         for path in self._changed:
             if path in folders:
                 yield remove(path)
+
+    def _tidy(self) -> Iterator[Record]:
+        """Directories that nothing is in any more; what the guest has put there keeps them."""
+        needed = {parent for path in self._source.files for parent in parents_of(path)}
+        for folder in sorted({parent for path in self._removed for parent in parents_of(path)} - needed - self._source.files.keys(), reverse=True):
+            yield prune(folder)
 
     def _git_records(self, commits: Commits) -> Iterator[Record]:
         commit = self._snapshot(commits)

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["directory", "regular", "symlink", "remove"]
+Kind = Literal["directory", "regular", "symlink", "remove", "prune"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One file as it shall be, or ``remove`` for a path that shall not be. ``path`` is relative to the destination."""
+    """One file as it shall be, ``remove`` for a path that shall not be, or ``prune`` for a directory that shall not be when it is empty.
+
+    ``path`` is relative to the destination. Links that the guest has made there are never followed.
+    """
 
     kind: Kind
     path: bytes
@@ -38,3 +41,8 @@ def regular(path: bytes, content: bytes, mode: int = 0o644) -> Record:
 def remove(path: bytes) -> Record:
     """Nothing shall be there."""
     return Record(kind="remove", path=path)
+
+
+def prune(path: bytes) -> Record:
+    """No empty directory shall be there."""
+    return Record(kind="prune", path=path)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from .pack import PackWriter
-from .working_tree import Files
+from .working_tree import Files, parents_of
 
 _SIGNATURE: Final = b"banger <banger@localhost> 0 +0000"
 _TREE: Final = 0o040000
@@ -48,12 +48,6 @@ def write_commit(made: PackWriter, tree: str, parent: str) -> str:
     """A commit of ``tree`` on top of ``parent``, always the same for the same two."""
     lines = [b"tree " + tree.encode(), b"parent " + parent.encode(), b"author " + _SIGNATURE, b"committer " + _SIGNATURE]
     return made.add("commit", b"\n".join(lines) + b"\n\nbanger: the working tree as it was prepared\n")
-
-
-def parents_of(path: bytes) -> Iterator[bytes]:
-    """The directories that ``path`` lies in, but for the top."""
-    while path := path.rpartition(b"/")[0]:
-        yield path
 
 
 def _depth(path: bytes) -> int:

@@ -52,6 +52,8 @@ class Source:
     files: Files
     checkout: Checkout | None
     """None with ``no_git``."""
+    empty_directories: tuple[bytes, ...] = ()
+    """Sent with ``no_git``; git knows none."""
     untracked: int = 0
     """Untracked files that stay behind."""
     notices: tuple[str, ...] = field(default=())
@@ -67,7 +69,8 @@ def look_at(path: str, options: Options) -> Source:
     _check(options)
     if options.no_git:
         root = find_directory(path)
-        return Source(root=root, options=options, files=find_all_files(os.fsencode(root)), checkout=None)
+        files, empty = find_all_files(os.fsencode(root))
+        return Source(root=root, options=options, files=files, checkout=None, empty_directories=empty)
     repository = open_repository(path)
     with ThreadPoolExecutor(1) as beside:  # git walks through the directories while we ask for the index and look at the files in it
         untracked = beside.submit(list_untracked, repository)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import msgspec
 from ..host.files import write_atomically
 from ..host.paths import private_directory
 from .snapshot import Trees
-from .working_tree import Files
+from .working_tree import Files, FileState
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     files: Files
     trees: Trees
     """Of the files as they were sent."""
+    user: str = ""
+    """Whose it is in the guest; "" = root."""
 
 
 class SentStates:
@@ -43,10 +46,13 @@ class SentStates:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def load(self, vm_id: str, guest_path: str) -> Sent | None:
-        """What was sent to this place, None when nothing is known."""
+    def load(self, vm_id: str, guest_path: str, *, limit: int | None = None) -> Sent | None:
+        """What was sent to this place, None when nothing is known, or when it takes more than ``limit`` bytes to say it."""
         try:
-            return msgspec.msgpack.decode(self._file(vm_id, guest_path).read_bytes(), type=Sent)
+            with self._file(vm_id, guest_path).open("rb") as file:
+                if limit is not None and os.fstat(file.fileno()).st_size > limit:
+                    return None
+                return msgspec.msgpack.decode(file.read(), type=Sent)
         except (OSError, msgspec.MsgspecError):
             return None
 
@@ -54,6 +60,10 @@ class SentStates:
         """Remember what was sent."""
         private_directory(self._directory)
         write_atomically(self._file(vm_id, guest_path), msgspec.msgpack.encode(sent), durable=False)
+
+    def forget(self, vm_id: str, guest_path: str) -> None:
+        """What was sent there is no more."""
+        self._file(vm_id, guest_path).unlink(missing_ok=True)
 
     def forget_others(self, vm_ids: Collection[str]) -> None:
         """Drop what belongs to machines that are no more."""
@@ -64,3 +74,17 @@ class SentStates:
 
     def _file(self, vm_id: str, guest_path: str) -> Path:
         return self._directory / f"{vm_id}.{hashlib.sha256(guest_path.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def count_changed(sent: Sent) -> int:
+    """How many of the files that were sent have another size or time now, or are gone. Where a time could not be trusted, sizes alone tell."""
+    top = os.fsencode(sent.root)
+    return sum(_has_changed(top + b"/" + path, state) for path, state in sent.files.items())
+
+
+def _has_changed(path: bytes, state: FileState) -> bool:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return True
+    return info.st_size != state.size or state.mtime_ns not in (-1, info.st_mtime_ns)

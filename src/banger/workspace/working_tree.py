@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -75,18 +76,34 @@ def find_files(root: bytes, paths: Iterable[bytes], tracked: dict[bytes, IndexEn
     return found
 
 
-def find_all_files(root: bytes) -> Files:
-    """Every regular file and symlink below ``root`` but what is called ``.git``."""
+def find_all_files(root: bytes) -> tuple[Files, tuple[bytes, ...]]:
+    """Every regular file and symlink below ``root`` but what is called ``.git``, and the directories that have none."""
     found: Files = {}
+    visited: list[bytes] = []
     for place, folders, names in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if name != b".git"]
         below = place[len(root) + 1 :]
+        visited += [below] if below else []
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in (*names, *links):
             info = _look(os.path.join(place, name))
             if info is not None and name != b".git" and (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
                 found[os.path.join(below, name)] = FileState(info.st_mode, info.st_size, info.st_mtime_ns)
-    return found
+    full = {parent for path in (*found, *visited) for parent in parents_of(path)}
+    return found, tuple(sorted(path for path in visited if path not in full))
+
+
+def list_below(root: bytes, path: bytes) -> Iterator[bytes]:
+    """Everything below the directory ``path`` of ``root`` that is no directory itself."""
+    for place, folders, names in os.walk(os.path.join(root, path), onerror=_refuse):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (os.path.join(place, name)[len(root) + 1 :] for name in (*names, *links))
+
+
+def parents_of(path: bytes) -> Iterator[bytes]:
+    """The directories that ``path`` lies in, but for the top."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
 
 
 def _look(path: bytes) -> os.stat_result | None:
@@ -96,6 +113,8 @@ def _look(path: bytes) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:  # behind a link that leads to itself there is nothing
+            return None
         _refuse(error)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.conftest import Shell, record
+from tests.unit.cli.conftest import detail as shown
 from tests.unit.client.fake_daemon import Call, FakeDaemon, Reply, failure
 from tests.unit.client.scripts import Recorder, cat, pours, says
 
@@ -44,12 +45,40 @@ def test_run_with_rm_returns_the_commands_own_output_and_status_and_leaves_nothi
     assert daemon.tokens == ["lease", "exec"]
 
 
+def test_the_callers_logins_travel_with_the_request(daemon: FakeDaemon, banger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.streams["exec"] = says()
+    monkeypatch.setenv("DOCKER_CONFIG", "/home/me/elsewhere")
+    assert banger("vm", "run", "--image", "ghcr.io/acme/dev:1", "--", "true").status == 0
+    assert body_of(daemon, "POST /v1/vms")["credentials"] == "/home/me/elsewhere/config.json"
+
+
+def test_a_machine_whose_init_ends_says_so(daemon: FakeDaemon, banger: Shell) -> None:
+    """The channel breaks a moment before the daemon has seen why."""
+    why = "its init ended with status 3; the console ends with:\npanic"
+    stopped = record(state="stopped", runtime={"last_stop_reason": why})
+    daemon.routes[f"GET /v1/vms/{BOX}"] = Reply(shown("box", record=stopped, alive=False))
+    daemon.streams["exec"] = lambda guest: None
+    result = banger("vm", "run", "--image", "odd", "--", "true")
+    assert result.status == 125
+    assert f"box has stopped: {why}" in result.err
+
+
 def test_options_reach_the_daemon_in_its_units(daemon: FakeDaemon, banger: Shell) -> None:
     daemon.streams["exec"] = says()
     words = "--name web --image alpine --vcpu 4 --memory 4GiB --disk-size 1G --system-overlay-size 512 --nat --wait booted --ttl 1h30m --idle 0".split()
     assert banger("vm", "run", *words, "--", "true").status == 0
     expected = {"name": "web", "image": "alpine", "vcpu_count": 4, "memory_mib": 4096, "work_disk_bytes": 1 << 30}
-    expected |= {"system_overlay_bytes": 512 << 20, "nat": True, "wait": "booted", "lease": "", "start": True, "ttl": 5400.0, "idle": 0.0, "publish": []}
+    expected |= {
+        "system_overlay_bytes": 512 << 20,
+        "nat": True,
+        "wait": "booted",
+        "lease": "",
+        "start": True,
+        "ttl": 5400.0,
+        "idle": 0.0,
+        "publish": [],
+        "credentials": "",
+    }
     assert body_of(daemon, "POST /v1/vms") == expected
 
 

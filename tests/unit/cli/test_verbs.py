@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import subprocess
@@ -264,7 +266,7 @@ def test_image_pull_says_when_there_was_nothing_to_do(daemon: FakeDaemon, banger
     result = banger("image", "pull", "ghcr.io/acme/dev:1", "--name", "dev", "--insecure-registry", "ghcr.io", "--sha256", "A" * 64)
     assert (result.out, result.err) == ("debian-bookworm\n", "debian-bookworm is up to date\n")
     expected = {"reference": "ghcr.io/acme/dev:1", "name": "dev", "insecure_registries": ["ghcr.io"], "digest": "sha256:" + "a" * 64, "kernel": ""}
-    assert daemon.calls[-1].json == expected
+    assert daemon.calls[-1].json == expected | {"credentials": "", "spooled": False}
 
 
 @pytest.mark.parametrize(
@@ -294,6 +296,48 @@ def test_room_that_images_take(daemon: FakeDaemon, banger: Shell) -> None:
     assert daemon.calls[-1].json == {"dry_run": True, "budget_bytes": 2 << 30}
     daemon.routes["POST /v1/images/prune-cache"] = Reply(lines=[{"done": True, "result": {"count": 3, "size_bytes": 5 << 20, "removed": True}}])
     assert banger("image", "cache", "prune").out == "3 blobs, 5M removed\n"
+    daemon.routes["POST /v1/images/prune-cache"] = Reply(lines=[{"done": True, "result": {"count": 0, "size_bytes": 0, "removed": True, "kept": 4}}])
+    busy = banger("image", "cache", "prune")
+    assert (busy.out, "4 blobs stay: an image is being made" in busy.err) == ("0 blobs, 0B removed\n", True)
+    assert banger("image", "gc", "--budget", "0").status == 0
+    assert daemon.calls[-1].json == {"dry_run": False, "budget_bytes": 0}
+
+
+def test_logins_and_stdin_of_a_pull(daemon: FakeDaemon, banger: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    daemon.routes |= {
+        "POST /v1/images": Reply(lines=[{"done": True, "result": IMAGE}]),
+        "GET /v1/kernels": Reply([KERNEL]),
+        "GET /v1/catalog/kernels": Reply([]),
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", "auth.json")
+    assert banger("image", "pull", "ghcr.io/acme/dev:1").status == 0
+    assert (daemon.calls[-1].json["credentials"], daemon.calls[-1].json["spooled"]) == (str(tmp_path / "auth.json"), False)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"archive")))
+    assert banger("image", "pull", "docker-archive:-", "--kernel", "debian-cloud").status == 0
+    assert daemon.calls[-1].json["spooled"] is True
+    for words in (("pull", "docker-archive:-"), ("import", "-", "--name", "x")):
+        refused = banger("image", *words, "--kernel", "nope")
+        assert (refused.status, "no kernel 'nope'" in refused.err, "kernel list --available" in refused.err) == (1, True, True)
+        assert daemon.calls[-1].path == "/v1/catalog/kernels", "nothing was sent that was read before"
+
+
+def test_a_full_disk_under_what_comes_through_a_pipe(daemon: FakeDaemon, banger: Shell, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"archive")))
+    result = banger("image", "import", "-", "--name", "x")
+    assert (result.status, f"{home}/cache/spool" in result.err, "stdout" in result.err) == (1, True, False)
+
+
+def test_a_kernels_file_needs_no_slash(daemon: FakeDaemon, banger: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "k.bundle").touch()
+    daemon.routes["POST /v1/kernels"] = Reply(lines=[{"done": True, "result": KERNEL}])
+    assert banger("kernel", "pull", "k.bundle", "--name", "kb").status == 0
+    assert (daemon.calls[-1].json["name"], daemon.calls[-1].json["bundle"]) == ("kb", str(tmp_path / "k.bundle"))
 
 
 def test_kernels(daemon: FakeDaemon, banger: Shell) -> None:

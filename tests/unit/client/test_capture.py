@@ -16,7 +16,7 @@ from banger.guest.tree_stream import Content, Entry, FileEnd, Kind, StreamEnd, T
 from banger.host.paths import Layout
 from banger.model.errors import BangerError, ChannelLost, GuestError
 from banger.workspace.guest import Output
-from banger.workspace.records import Record, directory, regular, remove
+from banger.workspace.records import Record, directory, prune, regular, remove
 from tests.unit.client.fake_daemon import FakeDaemon, Guest, Reply, running
 from tests.unit.client.scripts import Script, pours, says
 
@@ -70,12 +70,14 @@ def test_records_are_a_tree_stream() -> None:
         regular(b"empty", b""),
         Record(kind="symlink", path=b"l", mode=0o777, mtime_ns=5, target=b"d/f"),
         remove(b"old"),
+        prune(b"folder"),
     ]
     decoder = TreeDecoder()
     events = list(decoder.feed(b"".join(tree_stream(records))))
     decoder.finish()
     assert [(one.kind, one.path) for one in events if isinstance(one, Entry)] == [
         (Kind.DIRECTORY, b"d"), (Kind.REGULAR, b"d/f"), (Kind.REGULAR, b"empty"), (Kind.SYMLINK, b"l"), (Kind.REMOVE, b"old"),
+        (Kind.PRUNE, b"folder"),
     ]  # fmt: skip
     assert [one for one in events if isinstance(one, Content | FileEnd | StreamEnd)] == [Content(0, b"content"), FileEnd(7), FileEnd(0), StreamEnd()]
     with pytest.raises(BangerError, match="too long"):

@@ -248,9 +248,11 @@ class FakeImages:
         self.may_finish = asyncio.Event()
         self.pulling = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.wishes: list[Wish] = []
         self.image = ImageRecord(id="i" * 32, name="debian-bookworm", source="x", path="/x", digest="sha256:0", size_bytes=1, kernel_name="k", created_at=1.0)
 
     async def pull(self, wish: Wish, report: Report, *, name: str = "") -> ImageRecord:
+        self.wishes.append(wish)
         report("auto_pull_image", wish.text, progress=0.1)
         self.pulling.set()
         try:
@@ -266,7 +268,7 @@ class FakeImages:
     def list(self) -> tuple[ImageRecord, ...]:
         return (self.image,)
 
-    def show(self, name: str) -> ImageRecord:
+    async def show(self, name: str) -> ImageRecord:
         if name != self.image.name:
             raise NotFound(f"no image {name!r}")
         return self.image
@@ -275,9 +277,9 @@ class FakeImages:
         return ImageConfig()
 
     async def delete(self, name: str) -> ImageRecord:
-        return self.show(name)
+        return await self.show(name)
 
-    def catalog(self) -> tuple[Any, ...]:
+    async def catalog(self) -> tuple[Any, ...]:
         return ()
 
 

@@ -300,6 +300,18 @@ async def test_a_creation_that_nobody_waits_for_is_not_cancelled_by_a_follower_t
     assert (await daemon.call("GET", f"/v1/operations/{operation['id']}/events")).lines[-1]["result"]["name"] == "box"
 
 
+async def test_the_callers_logins_reach_whoever_pulls(daemon: Running) -> None:
+    """A path, and only one that means the same to the daemon."""
+    daemon.images.may_finish.set()
+    await daemon.call("POST", "/v1/images?wait", {"reference": "ghcr.io/acme/dev:1", "credentials": "/home/me/auth.json"})
+    assert [wish.credentials for wish in daemon.images.wishes] == ["/home/me/auth.json"]
+    await daemon.call("POST", "/v1/vms?wait", {"name": "box", "credentials": "/home/me/auth.json"})
+    assert [new.credentials for new in daemon.machines.new] == ["/home/me/auth.json"]
+    for path, body in (("/v1/images", {"reference": "a"}), ("/v1/vms", {"name": "b"})):
+        refused = await daemon.call("POST", f"{path}?wait", body | {"credentials": "auth.json"})
+        assert "is not an absolute path" in str(refused.lines[-1])
+
+
 async def test_a_pull_ends_with_its_caller(daemon: Running) -> None:
     async with Stream(daemon, "/v1/images?wait", {"reference": "debian-bookworm"}) as stream:
         assert (await stream.line())["stage"] == "auto_pull_image"

@@ -71,13 +71,13 @@ class FakeImages:
     def list(self) -> tuple[ImageRecord, ...]:
         return self.images
 
-    def show(self, name: str) -> ImageRecord:
+    async def show(self, name: str) -> ImageRecord:
         return self.images[0]
 
-    def catalog(self) -> tuple[CatalogImage, ...]:
+    async def catalog(self) -> tuple[CatalogImage, ...]:
         return tuple(CatalogImage(name=name, description="", kernel="k") for name in self.known)
 
-    async def ensure(self, name: str, report: Report) -> Bootable:
+    async def ensure(self, name: str, report: Report, *, credentials: str = "") -> Bootable:
         if self.damage:
             raise BangerError(self.damage, hint="delete it")
         return Bootable(image=IMAGE, kernel=KERNEL, rootfs=Path("/i/rootfs"), kernel_file=Path("/k/vmlinux"), initramfs=Path("/c/initramfs"))

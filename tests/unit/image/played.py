@@ -33,6 +33,9 @@ class FakeKernels:
             self.made[name] = KernelRecord(id=new_id(), name=name, source="", path=str(path), version="6.1", digest="sha256:0", size_bytes=6, created_at=1.0)
         return self.made[name]
 
+    async def check_known(self, name: str) -> None:
+        pass
+
     def has(self, name: str) -> bool:
         return name in self.made
 

@@ -63,6 +63,14 @@ def test_the_first_complaint_is_told(tmp_path: Path) -> None:
     assert "network" in caught.value.hint
 
 
+def test_a_package_that_does_not_exist_is_no_trouble_of_the_network(tmp_path: Path) -> None:
+    complaints = Complaints()
+    with pytest.raises(CommandFailed) as caught, complaints.explain("building image x", tmp_path):
+        complaints.feed("E: Unable to locate package ngnix")
+        raise CommandFailed("mmdebstrap failed")
+    assert ("package's name" in caught.value.hint, "network" in caught.value.hint) == (True, False)
+
+
 @pytest.mark.parametrize(
     "line",
     [

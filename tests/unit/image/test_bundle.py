@@ -96,6 +96,12 @@ def test_one_made_by_hand_is_taken(tmp_path: Path) -> None:
     assert (tmp_path / "staging/rootfs.ext4").read_bytes() == ROOTFS
 
 
+def test_names_may_begin_with_a_dot_as_tar_writes_them(tmp_path: Path) -> None:
+    packed = compress(members(("./manifest.json", json.dumps(a_manifest()).encode()), ("./rootfs.ext4", ROOTFS)))
+    assert unpack(tmp_path, packed).name == "x"
+    assert bundle.looks_like_one(members(("./manifest.json", b"{}"), ("./rootfs.ext4", ROOTFS))[:2048])
+
+
 MANIFEST = ("manifest.json", json.dumps(a_manifest()).encode())
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "no zstd": (good, "damaged"),
@@ -105,8 +111,8 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "no tar": (lambda: compress(b"x" * 4096), "not a tar"),
     "other order": (lambda: compress(members(("rootfs.ext4", ROOTFS), MANIFEST)), "belongs"),
     "another name": (lambda: compress(members(("../manifest.json", MANIFEST[1]), ("rootfs.ext4", ROOTFS))), "belongs"),
-    "a link": (lambda: compress(members(("manifest.json", b""), kind=tarfile.SYMTYPE)), "belongs"),
-    "a device": (lambda: compress(members(("manifest.json", b""), kind=tarfile.CHRTYPE)), "belongs"),
+    "a link": (lambda: compress(members(("manifest.json", b""), kind=tarfile.SYMTYPE)), "is a symbolic link, not a regular file"),
+    "a device": (lambda: compress(members(("manifest.json", b""), kind=tarfile.CHRTYPE)), "is something else, not a regular file"),
     "a long name's header": (lambda: compress(members(("x" * 300, b""))), "belongs"),
     "a third member": (lambda: compress(members(MANIFEST, ("rootfs.ext4", ROOTFS), ("more", b"y"))), "more than it may"),
     "a second archive": (lambda: compress(good() + good()), "more than it may"),

@@ -15,6 +15,7 @@ from banger.image.bundle import BundleManifest
 from banger.image.sources.bundle import BundleSource
 from banger.model.errors import BadRequest, BangerError, NotFound
 from banger.model.progress import silent
+from tests.unit.image.made_ext4 import make_ext4
 
 CONTENT = b"the bundle" * 1000
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -61,7 +62,7 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     def unpack(file: Path, staging: Path, progress: bundle.Progress) -> BundleManifest:
         seen.append(file.read_bytes())
         progress(1, 1)
-        (staging / "rootfs.ext4").write_bytes(bytes(1024 + 0x38) + b"\x53\xef" + bytes(2000))
+        make_ext4(staging / "rootfs.ext4")
         return BundleManifest(format="banger-image", version=1, name="x", digest="sha256:r", size_bytes=1, kernel_name="k2")
 
     monkeypatch.setattr(bundle, "unpack", unpack)

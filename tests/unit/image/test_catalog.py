@@ -37,4 +37,4 @@ def test_unknown_name_gives_the_nearest_ones() -> None:
 
 
 def test_unknown_name_with_nothing_near() -> None:
-    assert unknown("zzz", ["debian-bookworm"], "kernel").hint == "see: banger kernel list"
+    assert unknown("zzz", ["debian-bookworm"], "kernel").hint == "see: banger kernel list --available"

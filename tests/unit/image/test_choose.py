@@ -106,6 +106,18 @@ def test_a_file_that_is_not_there_and_a_directory(chooser: Chooser, tmp_path: Pa
     assert "oci:DIR" in caught.value.hint
 
 
+def test_the_callers_logins_go_with_the_source(chooser: Chooser) -> None:
+    for text in ("ghcr.io/acme/dev:1", "pinned"):
+        source = chooser.choose(Wish(text=text, credentials="/home/me/auth.json"))
+        assert isinstance(source, ContainerSource) and source.credentials == Path("/home/me/auth.json")
+
+
+def test_a_damaged_file_is_named(chooser: Chooser, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(bytes(100))[:-20])
+    with pytest.raises(BangerError, match=f"{tmp_path}/x: "):
+        chooser.choose(Wish(text=str(tmp_path / "x")))
+
+
 async def test_names_of_the_catalog(chooser: Chooser) -> None:
     recipe = chooser.choose(Wish(text="debian-trixie", kernel="mine"))
     assert isinstance(recipe, RecipeSource)

@@ -53,6 +53,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == same
 
 
+def test_names_may_begin_with_a_dot_and_keep_their_limits(tmp_path: Path) -> None:
+    dotted = [(member(f"./{info.name}"), content) for info, content in GOOD]
+    (tmp_path / "out").mkdir()
+    assert kernel_bundle.unpack(bundle(tmp_path / "k", dotted), tmp_path / "out").name == "k"
+    (tmp_path / "big").mkdir()
+    with pytest.raises(BadRequest, match=r"too large at '\./manifest\.json'"):
+        kernel_bundle.unpack(bundle(tmp_path / "b", [(member("./manifest.json"), bytes(2 << 20))]), tmp_path / "big")
+
+
 def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "k.tar.zst"
     file.write_text("mine")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,29 +14,18 @@ from banger.host.paths import Layout
 from banger.image.catalog import DEFAULT_KERNEL
 from banger.image.housekeeping import Housekeeping
 from banger.image.kernels import KernelService
+from banger.image.oci.reference import parse
 from banger.image.service import UP_TO_DATE, ImageService
+from banger.image.sources.container import ContainerSource
 from banger.image.sources.files import Ext4Source
 from banger.image.sources.spooled import SpooledSource
-from banger.model.errors import AlreadyExists, BadRequest, BangerError
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, NotFound
 from banger.model.names import new_id
 from banger.model.progress import silent
 from banger.model.records import ImageConfig, ImageRecord, VMRecord, VMSpec, VMState
-from banger.store import Database, ImageTable, VMTable
+from banger.store import Database, ImageTable, KernelTable, VMTable
+from tests.unit.image.made_ext4 import SIZE, make_ext4
 from tests.unit.image.played import FakeKernels, PlayedSource
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.from_environment({"BANGER_HOME": str(tmp_path / "instance")})
-    layout.state.mkdir(parents=True, mode=0o700)
-    return layout
-
-
-@pytest.fixture
-def database(layout: Layout) -> Iterator[Database]:
-    database = Database.open(layout.database)
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -96,7 +84,7 @@ async def test_what_has_not_changed_is_left_alone(images: ImageService) -> None:
 async def test_found_by_name_reference_and_id(images: ImageService) -> None:
     image = await images.obtain(PlayedSource(reference="docker://docker.io/library/alpine:3"), silent, name="mine")
     for word in ("mine", image.id, "alpine:3", "docker.io/library/alpine:3", "docker://alpine:3"):
-        assert images.show(word) == image
+        assert await images.show(word) == image
     again = await images.obtain(PlayedSource(reference="docker://docker.io/library/alpine:3"), silent)
     assert again == image, "it already has a name"
     assert images.config_of("0" * 32) == ImageConfig()
@@ -118,9 +106,11 @@ async def test_one_in_use_is_kept_under_another_name(images: ImageService, datab
     vm = use(database, first)
     source.content, source.config = b"two", ImageConfig(user="new")
     second = await images.obtain(source, silent)
-    kept = images.show(first.id)
+    kept = await images.show(first.id)
+    shown = VMTable(database).get(vm.id)
+    assert shown is not None and shown.image_name == kept.name
     assert (kept.superseded, kept.name) == (True, f"dev.{first.id[:12]}")
-    assert images.show(source.reference) == second
+    assert await images.show(source.reference) == second
     assert images.config_of(vm.image_id).user == "old"
     bootable = await images.ensure(first.id, silent)
     assert bootable.rootfs.read_bytes() == b"one"
@@ -145,8 +135,30 @@ async def test_a_name_that_something_else_has(images: ImageService) -> None:
 
 
 async def test_what_came_through_a_pipe_points_nowhere(images: ImageService) -> None:
-    image = await images.obtain(SpooledSource(PlayedSource()), silent, name="piped")
+    image = await images.obtain(SpooledSource(PlayedSource(), "/spool/x/image"), silent, name="piped")
     assert (image.reference, image.revision, image.source) == ("", "", "stdin")
+    assert [images.unused_name(name) for name in ("piped", "stdin")] == ["piped-2", "stdin"]
+
+
+async def test_nothing_speaks_of_where_stdin_was_kept(images: ImageService, tmp_path: Path) -> None:
+    spool, said = tmp_path / "image", []
+    spool.write_bytes(b"\x1f\x8b\x08 no archive")
+    source = ContainerSource(where=parse(f"docker-archive:{spool}"), cache=images.cache, kernel="k")
+
+    def report(stage: str, message: str = "", *, progress: float | None = None, warning: bool = False) -> None:
+        said.append(message)
+
+    with pytest.raises(BangerError, match=r"^stdin is damaged") as caught:
+        await images.obtain(SpooledSource(source, str(spool)), report, name="piped")
+    assert not [text for text in (*said, caught.value.message, caught.value.hint) if str(tmp_path) in text]
+    assert "stdin" in said
+
+
+async def test_an_unknown_kernel_is_refused_before_anything_is_made(layout: Layout, table: ImageTable, database: Database) -> None:
+    images, source = ImageService(layout, table, KernelService(layout, KernelTable(database))), PlayedSource(kernel="nope")
+    with pytest.raises(NotFound, match="no kernel 'nope'") as caught:
+        await images.obtain(source, silent)
+    assert (source.made, caught.value.hint) == (0, "see: banger kernel list --available")
 
 
 async def test_pulls_of_one_name_are_one_and_others_overlap(images: ImageService) -> None:
@@ -174,7 +186,7 @@ async def test_another_kernel_for_an_image_that_has_not_changed(images: ImageSer
     source = PlayedSource()
     image = await images.obtain(source, silent)
     source.kernel = "k2"
-    assert await images.obtain(source, silent) == replace(image, kernel_name="k2") == images.show("dev")
+    assert await images.obtain(source, silent) == replace(image, kernel_name="k2") == await images.show("dev")
     assert source.made == 1
 
 
@@ -193,49 +205,61 @@ async def test_least_recently_used_goes_first(images: ImageService, table: Image
 
 
 async def test_registered_then_promoted(images: ImageService, keeping: Housekeeping, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.ext4"
-    mine.write_bytes(bytes(1024 + 0x38) + b"\x53\xef" + bytes(8192))
+    mine = make_ext4(tmp_path / "mine.ext4")
     image = await images.obtain(Ext4Source(path=mine, kernel="k", link=True), silent, name="mine")
     assert (image.managed, Path(image.path, "rootfs.ext4").resolve()) == (False, mine)
     assert (await images.ensure(str(mine), silent)).image == image
     promoted = await keeping.promote("mine", silent)
-    assert promoted == replace(image, managed=True, revision=promoted.revision) == images.show("mine")
+    assert promoted == replace(image, managed=True, revision=promoted.revision) == await images.show("mine")
     with pytest.raises(AlreadyExists, match="own already"):
         await keeping.promote("mine", silent)
     mine.unlink()
-    assert (await images.ensure("mine", silent)).rootfs.stat().st_size == 1024 + 0x38 + 2 + 8192
+    assert (await images.ensure("mine", silent)).rootfs.stat().st_size == SIZE
     await images.delete("mine")
 
 
 async def test_deleting_a_registered_one_leaves_the_file(images: ImageService, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.ext4"
-    mine.write_bytes(bytes(1024 + 0x38) + b"\x53\xef" + bytes(8192))
+    mine = make_ext4(tmp_path / "mine.ext4")
     await images.obtain(Ext4Source(path=mine, kernel="k", link=True), silent, name="mine")
     await images.delete("mine")
     assert mine.exists()
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "message"), [(0x38, b"\0\0", "not an ext4"), (0x60, b"\x04\0\0\0", "not unmounted cleanly"), (4, b"\xff\xff\0\0", "cut short")]
+    ("at", "value", "message"),
+    [
+        (0x38, b"\0\0", "not an ext4"),
+        (0x60, b"\xff", "not unmounted cleanly"),
+        (4, b"\xff\xff\0\0", "cut short"),
+        (4, bytes(4), "has no blocks"),
+        (0x18, b"\x09\0\0\0", "larger than a page"),
+        (0, b"\xff\xff\xff\x00", "damaged file system"),
+        (1024, b"\xff" * 2048, "damaged file system"),
+    ],
 )
-async def test_files_that_are_no_whole_ext4(images: ImageService, tmp_path: Path, at: int, value: bytes, message: str) -> None:
-    mine, content = tmp_path / "mine.ext4", bytearray(8192)
-    content[1024 + 0x38 : 1024 + 0x3A] = b"\x53\xef"
-    content[1024 + at : 1024 + at + len(value)] = value
-    mine.write_bytes(content)
+@pytest.mark.parametrize("link", [False, True], ids=["import", "register"])
+async def test_files_that_are_no_sound_ext4(images: ImageService, tmp_path: Path, at: int, value: bytes, message: str, link: bool) -> None:
+    mine = make_ext4(tmp_path / "mine.ext4")
+    with mine.open("r+b") as file:
+        file.seek(1024 + at)
+        file.write(value)
     with pytest.raises(BadRequest, match=message):
-        await images.obtain(Ext4Source(path=mine, kernel="k"), silent, name="mine")
+        await images.obtain(Ext4Source(path=mine, kernel="k", link=link), silent, name="mine")
     assert images.list() == ()
 
 
-async def test_export_replaces_whole_or_not_at_all(images: ImageService, keeping: Housekeeping, tmp_path: Path) -> None:
+async def test_export_writes_a_new_file_whole_or_none(images: ImageService, keeping: Housekeeping, tmp_path: Path) -> None:
     image = await images.obtain(PlayedSource(), silent)
     out = tmp_path / "out.bundle"
-    out.write_bytes(b"before")
+    out.write_bytes(b"mine")
+    with pytest.raises(AlreadyExists, match=f"{out} already exists"):
+        await keeping.export("dev", out, silent)
+    assert out.read_bytes() == b"mine"
+    out.unlink()
     Path(image.path, "rootfs.ext4").write_bytes(b"tampered")
     with pytest.raises(BadRequest, match="has changed"):
         await keeping.export("dev", out, silent)
-    assert (out.read_bytes(), list(tmp_path.glob("out*"))) == (b"before", [out])
+    assert list(tmp_path.glob("out*")) == []
     Path(image.path, "rootfs.ext4").write_bytes(b"one")
     await keeping.export("dev", out, silent)
     assert out.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"

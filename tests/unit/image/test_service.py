@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -71,20 +70,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.from_environment({"BANGER_HOME": str(tmp_path / "instance")})
-    layout.state.mkdir(parents=True, mode=0o700)
-    return layout
-
-
-@pytest.fixture
-def database(layout: Layout) -> Iterator[Database]:
-    database = Database.open(layout.database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def kernels(layout: Layout) -> FakeKernels:
     return FakeKernels(layout)
 
@@ -103,7 +88,7 @@ async def test_pull_makes_the_image_and_its_kernel_with_a_manifest(images: Image
     image = await images.pull(Wish(text="debian-bookworm"), silent)
     assert content(layout) == [image.id]
     assert list(kernels.made) == ["k"]
-    assert images.list() == (image,) == (images.show("debian-bookworm"),)
+    assert images.list() == (image,) == (await images.show("debian-bookworm"),)
     assert (image.name, image.source, image.kernel_name, image.size_bytes) == ("debian-bookworm", "recipe:debian-bookworm", "k", 5)
     assert image.digest == "sha256:" + hashlib.sha256(b"whole").hexdigest()
     manifest = json.loads(Path(image.path, "manifest.json").read_text())
@@ -150,6 +135,8 @@ async def test_a_build_goes_on_until_its_last_waiter_leaves(images: ImageService
     played.gate.clear()
     callers = [asyncio.create_task(images.pull(Wish(text="debian-bookworm"), silent)) for _ in range(2)]
     await played.begun.wait()
+    while sum(len(flight.listeners) for flight in images._flights._flights.values()) < len(callers):
+        await asyncio.sleep(0)
     callers[0].cancel()
     with pytest.raises(asyncio.CancelledError):
         await callers[0]
@@ -201,16 +188,19 @@ async def test_unknown_names_give_the_nearest(images: ImageService, layout: Layo
         await ask(images, verb, "../../etc")
 
 
-def test_show_tells_absent_from_unknown(images: ImageService) -> None:
+async def test_show_tells_absent_from_unknown(images: ImageService) -> None:
     with pytest.raises(NotFound) as caught:
-        images.show("debian-bookworm")
+        await images.show("debian-bookworm")
     assert caught.value.hint == "banger image pull debian-bookworm"
     with pytest.raises(NotFound, match="no image 'x'"):
-        images.show("x")
+        await images.show("x")
 
 
-def test_catalog_is_shown(images: ImageService) -> None:
-    assert [(entry.name, entry.description, entry.kernel) for entry in images.catalog()] == [("debian-bookworm", "an image", "k"), ("other", "an image", "k")]
+async def test_catalog_is_shown(images: ImageService) -> None:
+    assert [(entry.name, entry.description, entry.kernel) for entry in await images.catalog()] == [
+        ("debian-bookworm", "an image", "k"),
+        ("other", "an image", "k"),
+    ]
 
 
 async def test_delete_removes_the_image_and_keeps_the_kernel(images: ImageService, layout: Layout, kernels: FakeKernels) -> None:
@@ -254,7 +244,7 @@ async def test_delete_is_refused_while_a_machine_uses_it(images: ImageService, d
     with pytest.raises(BadRequest, match="in use by box"):
         await images.delete("debian-bookworm")
     assert content(layout) == [image.id]
-    assert images.show("debian-bookworm") == image
+    assert await images.show("debian-bookworm") == image
 
 
 async def test_at_start_leftovers_go_and_images_stay(images: ImageService, layout: Layout) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from banger.host import locks
 from banger.host.locks import try_lock
 from banger.image.staging import find_leftovers, name_lock, publish, remove_leftover, remove_leftovers, staged, staging_path
 from banger.model.errors import BadRequest, BangerError
@@ -77,6 +78,49 @@ async def test_what_another_process_is_building_stays(parent: Path) -> None:
         os.close(held)
     await remove_leftovers(parent)
     assert visible(parent) == []
+
+
+async def test_no_lock_file_outlives_its_holder(parent: Path) -> None:
+    """However many wait: each re-checks that what it has locked still has the name."""
+    held = 0
+
+    async def work() -> None:
+        nonlocal held
+        async with name_lock(parent, "x"):
+            held += 1
+            assert held == 1
+            await asyncio.sleep(0.001)
+            held -= 1
+
+    await asyncio.gather(*(work() for _ in range(4)))
+    with pytest.raises(ValueError, match="no"):
+        async with name_lock(parent, "y"):
+            raise ValueError("no")
+    assert list(parent.iterdir()) == []
+
+
+async def test_a_lock_that_was_removed_while_it_was_taken_locks_nothing(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = locks.try_lock
+
+    def late(path: Path) -> int | None:
+        fd = real(path)
+        path.unlink()  # by its last holder, between our open and our flock
+        return fd
+
+    monkeypatch.setattr(locks, "try_lock", late)
+    assert locks.try_passing_lock(parent / ".x.lock") is None
+
+
+async def test_at_start_lock_files_of_killed_daemons_go(parent: Path) -> None:
+    for name in ("a", "b"):
+        (parent / f".{name}.lock").touch()
+    held = try_lock(parent / ".b.lock")
+    assert held is not None
+    try:
+        await remove_leftovers(parent)
+        assert [path.name for path in parent.iterdir()] == [".b.lock"]
+    finally:
+        os.close(held)
 
 
 async def test_waiting_for_another_process_can_be_cancelled(parent: Path) -> None:

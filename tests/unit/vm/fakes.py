@@ -275,7 +275,7 @@ class FakeNetwork:
 class FakeImages:
     """Stands in for ImageService: one image that needs no files."""
 
-    async def ensure(self, name: str, report: Report) -> Bootable:
+    async def ensure(self, name: str, report: Report, *, credentials: str = "") -> Bootable:
         if name not in ("fake", "debian-bookworm", IMAGE.id):
             raise NotFound(f"no image {name!r}")
         nowhere = Path("/nowhere")

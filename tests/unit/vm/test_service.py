@@ -443,6 +443,17 @@ def test_why_a_machine_ended(status: int | None, why: str) -> None:
     assert end_reason(status) == why
 
 
+PANIC = "x\n[    1.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x{:08x}\n[    1.2] CPU: 0 PID: 1 Comm: init\n"
+
+
+@pytest.mark.parametrize(("code", "how"), [(0, "with status 0"), (0x300, "with status 3"), (0xB, "by signal 11"), (0x8B, "by signal 11")])
+def test_an_init_that_ended_is_why(code: int, how: str) -> None:
+    why = end_reason(0, PANIC.format(code))
+    assert why.startswith(f"its init ended {how}; the console ends with:\nx\n")
+    assert why.endswith("Comm: init")
+    assert end_reason(-9, PANIC.format(code)) == "its VMM ended by itself: signal 9"
+
+
 async def test_a_cancelled_stop_leaves_nothing_open_and_what_the_guest_then_does_is_noticed(instance: Instance) -> None:
     await instance.create()
     instance.world.faults.ignore_shutdown = True

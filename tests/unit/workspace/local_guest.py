@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -44,11 +45,18 @@ class LocalGuest:
 
 def _make(top: bytes, record: Record) -> None:
     path = os.path.join(top, record.path)
+    real = _is_reached_without_links(top, record.path)
+    assert real or record.kind in ("remove", "prune"), record.path
     match record.kind:
         case "directory":
+            if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+                os.unlink(path)
             os.makedirs(path, mode=record.mode, exist_ok=True)
-        case "remove":
+        case "remove" if real:
             shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else _unlink(path)
+        case "prune" if real:
+            with suppress(OSError):
+                os.rmdir(path)
         case "symlink":
             _unlink(path)
             os.symlink(record.target, path)
@@ -61,6 +69,13 @@ def _make(top: bytes, record: Record) -> None:
             os.chmod(path, record.mode)
     if record.kind in ("symlink", "regular"):
         os.utime(path, ns=(record.mtime_ns, record.mtime_ns), follow_symlinks=False)
+
+
+def _is_reached_without_links(top: bytes, path: bytes) -> bool:
+    while path := path.rpartition(b"/")[0]:
+        if os.path.islink(os.path.join(top, path)):
+            return False
+    return True
 
 
 def _unlink(path: bytes) -> None:

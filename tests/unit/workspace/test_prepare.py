@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from banger.workspace.guest import find_place
 from banger.workspace.prepare import Prepared, prepare
 from banger.workspace.records import Record
 from banger.workspace.source import Options, look_at
-from banger.workspace.state import Sent
+from banger.workspace.state import Sent, count_changed
 from tests.unit.workspace.local_guest import LocalGuest
 from tests.unit.workspace.repositories import commit, fingerprint, git, new_repository, tree_of, varied_repository, write
 
@@ -463,3 +464,98 @@ def test_a_file_too_long_to_be_held_is_in_the_snapshot(repository: Path, guest: 
     inside = guest.home / "repo"
     assert git(inside, "show", "refs/banger/prepared:src/main.c") == "long line\n" * 1000
     assert git(inside, "fsck", "--strict", "--no-dangling").strip() == ""
+
+
+def test_again_removes_nothing_through_a_link_of_the_guest(repository: Path, guest: LocalGuest) -> None:
+    write(repository / "d/f")
+    write(repository / "d/g", "one\n")
+    commit(repository)
+    sent = send(repository, guest).sent
+    inside = guest.home / "repo"
+    (inside / "d").rename(inside / "e")
+    (inside / "d").symlink_to("e")
+    (repository / "d/f").unlink()
+    sent = send(repository, guest, sent).sent
+    assert (inside / "e/f").is_file() and (inside / "d").is_symlink()
+    write(repository / "d/g", "two\n", age=30)
+    send(repository, guest, sent)
+    assert ((inside / "d/g").read_text(), (inside / "e/g").read_text()) == ("two\n", "one\n"), "the link gave way to the directory"
+
+
+def test_again_removes_directories_that_became_empty(repository: Path, guest: LocalGuest) -> None:
+    for name in ("gone/deep/f", "kept/deep/f", "used/f", "used/g", "file/x"):
+        write(repository / name)
+    commit(repository)
+    sent = send(repository, guest).sent
+    inside = guest.home / "repo"
+    write(inside / "kept/own", "the guest's\n")
+    for name in ("gone/deep/f", "kept/deep/f", "used/f", "file/x"):
+        (repository / name).unlink()
+    (repository / "file").rmdir()
+    write(repository / "file", "now a file\n", age=30)
+    git(repository, "add", "file")
+    send(repository, guest, sent)
+    assert not (inside / "gone").exists()
+    assert os.listdir(inside / "kept") == ["own"]
+    assert os.listdir(inside / "used") == ["g"]
+    assert (inside / "file").read_text() == "now a file\n"
+
+
+def test_without_git_empty_directories_are_sent(tmp_path: Path, guest: LocalGuest) -> None:
+    plain = tmp_path / "plain"
+    (plain / "empty/deep").mkdir(parents=True)
+    (plain / "sub/.git").mkdir(parents=True)
+    write(plain / "full/f")
+    send(plain, guest, no_git=True)
+    inside = guest.home / "repo"
+    assert {str(path.relative_to(inside)) for path in inside.rglob("*")} == {"empty", "empty/deep", "sub", "full", "full/f"}
+
+
+@pytest.mark.parametrize("no_git", [False, True])
+def test_loops_of_links_are_carried(tmp_path: Path, guest: LocalGuest, no_git: bool) -> None:
+    """Also where tracked directories were before."""
+    project = new_repository(tmp_path / "loops")
+    write(project / "dirlink/sub/f")
+    write(project / "sp ace/sub/f")
+    write(project / "self/g")
+    commit(project)
+    for name, target in (("dirlink", "sp ace"), ("sp ace", "dirlink"), ("self", "self")):
+        shutil.rmtree(project / name)
+        (project / name).symlink_to(target)
+    send(project, guest, no_git=no_git, include_untracked=True)
+    assert tree_of(guest.home / "repo") == {b"dirlink": ("link", b"sp ace"), b"sp ace": ("link", b"dirlink"), b"self": ("link", b"self")}
+
+
+def test_what_is_meant_to_be_added_stays_so(repository: Path, guest: LocalGuest) -> None:
+    write(repository / "meant", "later\n")
+    write(repository / "void", "")
+    git(repository, "add", "void")
+    before = send(repository, guest, include_untracked=True).sent
+    git(repository, "add", "-N", "meant")
+    send(repository, guest, before)
+    inside = guest.home / "repo"
+    assert " A meant\0" in status(repository)
+    assert status(inside) == status(repository)
+    assert git(inside, "diff") == git(repository, "diff")
+
+
+def test_changed_files_are_counted_by_size_and_time(repository: Path, guest: LocalGuest) -> None:
+    sent = send(repository, guest).sent
+    assert sent is not None and count_changed(sent) == 0
+    write(repository / "src/main.c", "changed\n", age=30)
+    (repository / "empty").unlink()
+    assert count_changed(sent) == 2
+
+
+def test_a_git_directory_that_the_guest_keeps_elsewhere_is_not_ours(repository: Path, guest: LocalGuest) -> None:
+    """What is already there could not be relied on: nothing is written through the link."""
+    sent = send(repository, guest).sent
+    inside = guest.home / "repo"
+    (inside / ".git").rename(guest.home / "elsewhere")
+    (inside / ".git").symlink_to(guest.home / "elsewhere")
+    before = fingerprint(guest.home / "elsewhere")
+    with pytest.raises(AlreadyExists, match="no workspace of ours"):
+        send(repository, guest, sent)
+    send(repository, guest, sent, force=True)
+    assert status(inside) == ""
+    assert fingerprint(guest.home / "elsewhere") == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 import zlib
 from collections.abc import Sequence
 from hashlib import sha1
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from banger.model.errors import BadRequest, GuestError
@@ -118,13 +119,31 @@ def test_since_a_commit_the_host_s_own_changes_are_in_the_patch(repository: Path
         export_patch(guest, str(inside), base_commit="--output=/x")
 
 
-NAMES = st.sampled_from([b"a", b"b", b"dir/a", b"dir/b", b"dir/sub/c", b"sp ace", b"new\nline", b'q"uote\\', b"caf\xe9", "ünï".encode(), b"-dash", b"x.o"])
+NAMES = st.sampled_from(
+    [
+        b"a",
+        b"a/x",
+        b"b",
+        b"dir",
+        b"dir/sub",
+        b"dir/a",
+        b"dir/b",
+        b"dir/sub/c",
+        b"sp ace",
+        b"new\nline",
+        b'q"uote\\',
+        b"caf\xe9",
+        "ünï".encode(),
+        b"-dash",
+        b"x.o",
+    ]
+)
 CONTENT = st.one_of(
     st.binary(max_size=40), st.text(st.characters(codec="utf-8"), max_size=40).map(str.encode), st.just(b"line\r\n" * 5), st.just(b"line\n" * 50)
 )
 ACTION = st.one_of(
     st.tuples(st.just("write"), NAMES, CONTENT),
-    st.tuples(st.just("link"), NAMES, st.sampled_from([b"a", b"../x", b"/etc/passwd", b"dir"])),
+    st.tuples(st.just("link"), NAMES, st.sampled_from([b"a", b"b", b"sp ace", b"../x", b"/etc/passwd", b"dir"])),
     st.tuples(st.just("remove"), NAMES, st.just(b"")),
     st.tuples(st.just("mode"), NAMES, st.just(b"")),
     st.tuples(st.just("commit"), NAMES, st.just(b"")),
@@ -132,13 +151,25 @@ ACTION = st.one_of(
 )
 
 
+def make_way(place: bytes, name: bytes, *, clear: bool) -> None:
+    """What is no directory where one must be goes."""
+    parts = name.split(b"/")
+    for count in range(1, len(parts)):
+        path = os.path.join(place, *parts[:count])
+        if clear and os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+            os.unlink(path)
+
+
 def act(place: Path, kind: str, name: bytes, content: bytes) -> None:
     path = os.path.join(os.fsencode(place), name)
     parent = os.path.dirname(path)
+    make_way(os.fsencode(place), name, clear=kind in ("write", "link"))
     if kind == "commit":
         commit(place)
     elif kind == "stage":
         git(place, "add", "-A")
+    elif os.path.realpath(parent) != parent:
+        return
     elif kind == "mode" and os.path.isfile(path) and not os.path.islink(path):
         os.chmod(path, 0o755 ^ os.stat(path).st_mode & 0o111)
         os.chmod(path, 0o644 | os.stat(path).st_mode & 0o111)
@@ -157,6 +188,9 @@ def act(place: Path, kind: str, name: bytes, content: bytes) -> None:
 
 
 @given(st.lists(ACTION, max_size=8), st.lists(ACTION, max_size=4), st.lists(ACTION, max_size=8))
+@example([("link", b"dir", b"a")], [], [("write", b"dir/a", b"in")])
+@example([("write", b"dir/a", b"x")], [], [("link", b"dir", b"dir")])
+@example([("write", b"a", b"x")], [("write", b"a/x", b"y")], [("write", b"a", b"z"), ("link", b"dir", b"a")])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_round_trip(
     tmp_path: Path, committed: list[tuple[str, bytes, bytes]], dirty: list[tuple[str, bytes, bytes]], edits: list[tuple[str, bytes, bytes]]
@@ -252,6 +286,55 @@ def test_fetch_brings_commits_and_the_dirty_tree(repository: Path, guest: LocalG
     write(inside / "untracked", "newer\n")
     again = fetch_commits(open_repository(str(repository)), guest, str(inside), "box")
     assert [one.before for one in again if one.ref.endswith("worktree")] == [fetched["refs/banger/box/worktree"]]
+
+
+def test_fetch_again_of_the_same_is_unchanged(repository: Path, guest: LocalGuest) -> None:
+    inside = send(repository, guest)
+    write(inside / "untracked", "new\n")
+    first = fetch_commits(open_repository(str(repository)), guest, str(inside), "box")
+    time.sleep(1.1)  # git counts seconds
+    assert [(one.before, one.commit) for one in fetch_commits(open_repository(str(repository)), guest, str(inside), "box")] == [
+        (one.commit, one.commit) for one in first
+    ]
+
+
+@pytest.mark.parametrize("name", ["worktree", "worktree/a"])
+@pytest.mark.parametrize("fetched_before", [False, True])
+def test_a_branch_with_our_name_is_fetched_like_any_other(repository: Path, guest: LocalGuest, name: str, fetched_before: bool) -> None:
+    inside = send(repository, guest)
+    write(inside / "untracked", "new\n")
+    if fetched_before:
+        fetch_commits(open_repository(str(repository)), guest, str(inside), "box")
+    git(inside, "branch", name)
+    fetched = {one.ref for one in fetch_commits(open_repository(str(repository)), guest, str(inside), "box")}
+    assert fetched == {"refs/banger/box/main", f"refs/banger/box/{name}", "refs/banger/box.worktree"}
+    assert git(repository, "show", "refs/banger/box.worktree:untracked") == "new\n"
+    git(inside, "branch", "-D", name)
+    fetched = {one.ref for one in fetch_commits(open_repository(str(repository)), guest, str(inside), "box")}
+    assert fetched == {"refs/banger/box/main", "refs/banger/box.worktree" if "/" in name else "refs/banger/box/worktree"}
+
+
+def test_a_broken_ref_in_the_guest_is_named(repository: Path, guest: LocalGuest) -> None:
+    inside = send(repository, guest)
+    head = git(inside, "rev-parse", "HEAD").strip()
+    (inside / ".git/packed-refs").write_text(f"# pack-refs with: sorted\n{head} refs/heads/../x\n")
+    with pytest.raises(GuestError, match=r"cannot work with the repository at .*refs/heads/\.\./x") as refused:
+        fetch_commits(open_repository(str(repository)), guest, str(inside), "box")
+    assert "git fsck" in refused.value.hint
+
+
+def test_hints_name_only_options_that_there_are(repository: Path, guest: LocalGuest) -> None:
+    plain = new_repository(guest.home / "other")
+    commit(plain)
+    with pytest.raises(GuestError) as refused:
+        fetch_commits(open_repository(str(repository)), guest, str(plain), "box")
+    assert "--base-commit" not in refused.value.hint
+    with pytest.raises(GuestError) as refused:
+        export_patch(guest, str(plain), may_compare=False)
+    assert "--base-commit" not in refused.value.hint
+    with pytest.raises(GuestError) as refused:
+        export_patch(guest, str(plain))
+    assert "--base-commit" in refused.value.hint
 
 
 def test_fetch_of_a_detached_head(repository: Path, guest: LocalGuest) -> None:
@@ -353,7 +436,6 @@ def test_a_sound_pack_is_taken(repository: Path) -> None:
         "{tip} refs/tags/x",
         "{tip} HEAD\n{tip} HEAD",
         "{tip} refs/heads/x.lock",
-        "{tip} refs/heads/worktree",
         "zz refs/heads/main",
         "{tip}",
         "",

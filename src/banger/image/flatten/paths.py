@@ -29,9 +29,9 @@ def components(untrusted_path: bytes) -> list[bytes]:
     return found
 
 
-def hidden_name(untrusted_name: bytes) -> bytes:
-    """The name that a whiteout hides. Raises BadArchive when that is none."""
+def hidden_name(untrusted_name: bytes, untrusted_path: bytes) -> bytes:
+    """The name that a whiteout hides; ``untrusted_path`` is where it stands. Raises BadArchive when that is none."""
     name = untrusted_name[len(WHITEOUT) :]
     if name in {b"", b".", b".."}:
-        raise BadArchive(f"a whiteout of nothing, or of its own or its parent directory: {shown(untrusted_name)}")
+        raise BadArchive(f"a whiteout of nothing, or of its own or its parent directory: {shown(untrusted_path)}")
     return name

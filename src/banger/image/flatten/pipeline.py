@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -51,7 +51,10 @@ async def flatten(layers: Sequence[Layer], destination: Path, staging: Path, *, 
     ``staging`` is a directory with room for the uncompressed layers. Raises BadArchive, BadRequest for what ext4 cannot hold, NoSpace, OSError;
     nothing stays then, nor when it is cancelled.
     """
-    blobs = [Blob(path=layer.path, compression=layer.compression, diff_id=layer.diff_id) for layer in layers]
+    blobs = [
+        Blob(path=layer.path, compression=layer.compression, diff_id=layer.diff_id, name=f"layer {number} of {len(layers)} ({layer.digest[:19]})")
+        for number, layer in enumerate(layers, 1)
+    ]
     return await _make(blobs, destination, staging, limits, report, whiteouts=True)
 
 
@@ -59,7 +62,7 @@ async def flatten_tar(tar: Path, destination: Path, staging: Path, *, limits: Li
     """The same from one archive of a whole root file system, plain or compressed with gzip, zstd or xz; it has no whiteouts, and is not empty."""
     with tar.open("rb") as file:
         compression = sniff(file.read(8))
-    return await _make([Blob(path=tar, compression=compression)], destination, staging, limits, report, whiteouts=False)
+    return await _make([Blob(path=tar, compression=compression, name=str(tar))], destination, staging, limits, report, whiteouts=False)
 
 
 async def _make(blobs: Sequence[Blob], destination: Path, staging: Path, limits: Limits, report: Report, *, whiteouts: bool) -> Flattened:
@@ -144,10 +147,13 @@ class _Work:
     def _merge(self, spools: Sequence[Spool]) -> Tree:
         limits = self.budget.limits
         tree = Tree(limits)
-        for spool in spools:
-            tree.apply(read_entries(spool, limits), spool.fd, whiteouts=self._whiteouts, check=self.budget.check)
-        for spool in spools:
-            spool.wait()
+        for blob, spool in zip(self._blobs, spools, strict=True):
+            with _named(blob):
+                tree.apply(read_entries(spool, limits), spool.fd, whiteouts=self._whiteouts, check=self.budget.check)
+        for blob, spool in zip(self._blobs, spools, strict=True):
+            with _named(blob):
+                spool.wait()
+        tree.check_base()
         if not self._whiteouts and not tree.entries:
             raise BadArchive("the archive is empty")
         return tree
@@ -160,6 +166,15 @@ class _Work:
     def _tick(self, done: int, total: int) -> None:
         self.budget.check()
         self._progress.on_copied(done, total)
+
+
+@contextlib.contextmanager
+def _named(blob: Blob) -> Iterator[None]:
+    """Errors that say which layer or file is meant."""
+    try:
+        yield
+    except BadArchive as error:
+        raise BadArchive(f"{blob.name}: {error.message}", hint=error.hint) from error
 
 
 def _warnings(tree: Tree) -> list[str]:

@@ -30,6 +30,8 @@ class Blob:
     compression: Format
     digest: str = ""
     diff_id: str = ""
+    name: str = ""
+    """What it is called in messages."""
 
 
 class Budget:

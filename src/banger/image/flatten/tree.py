@@ -27,6 +27,7 @@ _ODD_NAMES: Final = frozenset({b"", b".", b".."})
 _MAX_MAJOR: Final = 1 << 12
 _MAX_MINOR: Final = 1 << 20
 _MAX_XATTRS: Final = 64
+_BASE: Final = (b"dev", b"etc", b"proc", b"root", b"run", b"sys")
 _CACHED_PARENTS: Final = 10_000
 _IGNORED_XATTRS: Final = frozenset({b"security.selinux", b"system.nfs4_acl"})
 """They belong to the system it was packed on; umoci leaves them out too."""
@@ -54,6 +55,14 @@ class Tree:
     def root(self) -> Directory:
         """What has been made."""
         return Directory(self._attributes, self._root)
+
+    def check_base(self) -> None:
+        """Raises BadArchive when there is something else where every machine has directories that its own file systems are mounted on."""
+        for name in _BASE:
+            node = self._root.get(name)
+            if node is not None and self._find([name], name) is None:
+                what = "link that leads to no directory" if isinstance(node, Symlink) else "file"
+                raise BadArchive(f"the image has a {what} where /{name.decode()} must be a directory", hint="make it one, or leave it out of the image")
 
     def apply(self, entries: Iterable[Entry], source: int, *, whiteouts: bool, check: Callable[[], None] = lambda: None) -> None:
         """Apply one layer whose content lies in the descriptor ``source``. Raises BadArchive; ``check`` is called now and then and may raise too."""
@@ -166,7 +175,7 @@ class Tree:
         if not names or not names[-1].startswith(WHITEOUT):
             return False
         last = names.pop()
-        hidden = b"" if last == OPAQUE else hidden_name(last)
+        hidden = b"" if last == OPAQUE else hidden_name(last, untrusted_path)
         parent = self._find(names, untrusted_path)
         if parent is not None:
             self._parents.clear()

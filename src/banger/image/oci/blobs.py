@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ...host.files import explain_no_space, sha256_of, sync_directory, write_atomically
-from ...host.locks import try_lock
+from ...host.locks import is_at, try_lock
 from ...host.threads import run_to_end
 from ...model.errors import BangerError, NoSpace
 from .partial import Partial
@@ -37,6 +37,8 @@ class Pruned:
 
     count: int
     size_bytes: int
+    kept: int = 0
+    """Blobs that stay because a pull under way may read them."""
 
 
 class BlobCache:
@@ -101,6 +103,7 @@ class BlobCache:
         """
         kept = {digest.removeprefix("sha256:") for digest in keep}
         oldest = time.time() - unused_for
+        there = [path for path in (*_files(self._blobs), *_files(self._partials)) if path.name not in kept]
         sizes = [size for path in _files(self._blobs) if path.name not in kept and (size := _remove(path, oldest, dry_run)) is not None]
         for path in _files(self._partials):
             if (held := try_lock(path)) is not None:
@@ -109,7 +112,7 @@ class BlobCache:
                         sizes.append(size)
                 finally:
                     os.close(held)
-        return Pruned(count=len(sizes), size_bytes=sum(sizes))
+        return Pruned(count=len(sizes), size_bytes=sum(sizes), kept=len(there) - len(sizes))
 
     def scratch(self) -> BinaryIO:
         """A file without a name, for what must be unpacked before it can be read; it vanishes when closed."""
@@ -145,7 +148,7 @@ class BlobCache:
         while (fd := try_lock(path)) is None:  # noqa: ASYNC110 - nobody tells when another process lets go of a flock
             await asyncio.sleep(_POLL_SECONDS)
         with os.fdopen(fd, "r+b", buffering=0) as file:
-            if not _is_at(fd, path):
+            if not is_at(fd, path):
                 yield None
             elif self.path(digest).exists():
                 path.unlink()
@@ -190,14 +193,6 @@ def _publish(fd: int, path: Path, final: Path) -> None:
 
 def _digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether the locked file still has its name: its last holder may have renamed or removed it while we waited."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _files(directory: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from ...host.files import open_regular
 from ...host.run import run
 from ...model.errors import BangerError
 from .reference import DOCKER_HUB
@@ -64,7 +65,9 @@ class _Answer(msgspec.Struct, frozen=True, rename="pascal"):
 class Keychain:
     """The user's credentials; files are read anew at each question."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, *, named: Path | None = None) -> None:
+        """``named``: the caller's own file, asked before those that ``environment`` (default: this process's) leads to."""
+        self._named = named
         self._environment = dict(os.environ if environment is None else environment)
         self.problems: list[str] = []
         """What could not be used, in words."""
@@ -79,6 +82,8 @@ class Keychain:
 
     def _paths(self) -> Iterator[Path]:
         env = self._environment
+        if self._named is not None:
+            yield self._named
         if named := env.get("REGISTRY_AUTH_FILE"):
             yield Path(named)
             return
@@ -90,9 +95,11 @@ class Keychain:
 
     def _read(self, path: Path) -> _File | None:
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return msgspec.json.decode(file.read(_FILE_LIMIT), type=_File)
         except (FileNotFoundError, NotADirectoryError):
+            if path == self._named:
+                self._complain(f"{path}, which REGISTRY_AUTH_FILE or DOCKER_CONFIG leads to, is not there")
             return None
         except OSError as error:
             self._complain(f"{path} cannot be read: {error.strerror}")

@@ -78,7 +78,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """One image for one platform."""
 
     config: Descriptor
-    layers: Annotated[list[Descriptor], msgspec.Meta(min_length=1, max_length=_LAYER_LIMIT)]
+    layers: Annotated[list[Descriptor], msgspec.Meta(max_length=_LAYER_LIMIT)]
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -204,6 +204,8 @@ def check_manifest(manifest: Manifest, where: str) -> None:
         raise BangerError(f"{where} is not a container image{_of_type(kind)}", hint="registries hold charts, signatures and other things too")
     if manifest.config.size > CONFIG_LIMIT:
         raise BangerError(f"{where}: the configuration is larger than {CONFIG_LIMIT} bytes")
+    if not manifest.layers:
+        raise BangerError(f"{where} has no layers", hint="there is nothing in the image that a machine could boot from")
     for layer in manifest.layers:
         if layer.media_type.startswith(_FOREIGN):
             raise BangerError(f"{where} has a layer that its owner does not let registries hand out ({layer.media_type})", hint="Windows images are like that")

@@ -45,6 +45,8 @@ class Patience:
     document: float = 120.0
     """For the whole of an answer that is not a blob."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    tell: Callable[[str], None] = lambda message: None
+    """Hears, in words for people, of every attempt that follows a failed one."""
 
 
 async def retried(work: Callable[[], Awaitable[Result]], patience: Patience, *, progress: Callable[[], int] = lambda: 0) -> Result:
@@ -63,6 +65,7 @@ async def retried(work: Callable[[], Awaitable[Result]], patience: Patience, *, 
                 raise failed.error from failed
             wait = failed.after if failed.after is not None else _wait(patience, failures)
             log.info("trying again in %.1f s: %s", wait, failed.error.message)
+            patience.tell(f"{failed.error.message}, trying again ({failures + 1} of {patience.attempts})")
         await patience.sleep(wait)
 
 

@@ -123,14 +123,14 @@ class RegistrySource:
         async with self._http.exchange(method, url, headers=headers, authorization=sent) as response:
             challenged = response.status_code == 401 and same_origin(response, url)
             if not challenged:
-                yield await self._checked(response, good)
+                yield await self._checked(response, good, path)
                 return
             challenges = response.headers.get_list("www-authenticate")
         await self._authorizer.answer(challenges, sent)
         async with self._http.exchange(method, url, headers=headers, authorization=self._authorizer.header()) as response:
             if response.status_code == 401 and same_origin(response, url):
                 raise self._authorizer.refusal()
-            yield await self._checked(response, good)
+            yield await self._checked(response, good, path)
 
     async def _base(self) -> str:
         """Scheme and host: https, unless plain HTTP is allowed there and https is not spoken."""
@@ -150,11 +150,14 @@ class RegistrySource:
             # Without a port the two are different doors; then the one that is open counts. With one, the next request says what is wrong.
             return bool(re.search(r":[0-9]+$", host))
 
-    async def _checked(self, response: httpx2.Response, good: set[int]) -> httpx2.Response:
+    async def _checked(self, response: httpx2.Response, good: set[int], path: str) -> httpx2.Response:
         if response.status_code in good:
             return response
         said = _what_it_says(await read_bounded(response, _ERROR_LIMIT, "the answer"))
         status, host = response.status_code, response.url.netloc.decode()
+        if status == 404 and path.startswith("blobs/"):
+            message = f"{self._where} is not whole: {host} does not have {path.removeprefix('blobs/')}, which its manifest names{said}"
+            raise NotFound(message, hint="it has to be pushed again")
         if status == 404:
             raise NotFound(
                 f"{self._where} is not there{said}", hint=f"see the tags: skopeo list-tags docker://{self._reference.host}/{self._reference.repository}"

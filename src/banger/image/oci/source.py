@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from ...model.errors import BadRequest, BangerError, NotFound
-from ...model.progress import Report
+from ...model.progress import Report, silent
 from ...model.sizes import format_size
 from .archive import ArchiveSource
 from .blobs import BlobCache
@@ -33,12 +35,20 @@ _REPORT_SHARE: Final = 0.05
 PATIENCE: Final = Patience()
 
 
-async def resolve(reference: Reference, cache: BlobCache, *, insecure: frozenset[str] = frozenset(), patience: Patience = PATIENCE) -> str:
+async def resolve(
+    reference: Reference,
+    cache: BlobCache,
+    report: Report = silent,
+    *,
+    insecure: frozenset[str] = frozenset(),
+    credentials: Path | None = None,
+    patience: Patience = PATIENCE,
+) -> str:
     """Today's digest of what the reference leads to: the ``manifest_digest`` that ``fetch`` would return. Fetches no layer.
 
     Raises NotFound, Unauthorized, BadRequest and BangerError.
     """
-    async with _opened(reference, cache, insecure, patience) as source:
+    async with _opened(reference, cache, _Manners(insecure, credentials, _telling(patience, report))) as source:
         return await source.resolve()
 
 
@@ -49,15 +59,17 @@ async def fetch(
     *,
     platform: Platform = LINUX_AMD64,
     insecure: frozenset[str] = frozenset(),
+    credentials: Path | None = None,
     patience: Patience = PATIENCE,
 ) -> FetchedImage:
-    """Bring the image into the cache and say what it is. ``insecure`` names hosts (with their ports) that may be asked in plain HTTP.
+    """Bring the image into the cache and say what it is. ``insecure`` names hosts (with their ports) that may be asked in plain HTTP,
+    ``credentials`` a file that is asked for logins before those of the user.
 
     Raises NotFound, Unauthorized, BadRequest, NoSpace and BangerError; what has come till then stays in the cache for the next attempt.
     """
     where = str(reference).removeprefix("docker://")
     report(STAGE, where)
-    async with _opened(reference, cache, insecure, patience) as source:
+    async with _opened(reference, cache, _Manners(insecure, credentials, _telling(patience, report))) as source:
         digest = await source.resolve()
         manifest = await source.manifest(digest, platform)
         config = await _fetch_config(source, cache, manifest, platform, where)
@@ -74,8 +86,22 @@ async def fetch(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Manners:
+    """How a registry is spoken to."""
+
+    insecure: frozenset[str]
+    credentials: Path | None
+    patience: Patience
+
+
+def _telling(patience: Patience, report: Report) -> Patience:
+    """The same patience, which tells of every attempt that it makes: silence for minutes looks like a hang."""
+    return dataclasses.replace(patience, tell=lambda message: report(STAGE, message))
+
+
 @asynccontextmanager
-async def _opened(reference: Reference, cache: BlobCache, insecure: frozenset[str], patience: Patience) -> AsyncIterator[Source]:
+async def _opened(reference: Reference, cache: BlobCache, manners: _Manners) -> AsyncIterator[Source]:
     where = str(reference)
     if reference.path and not reference.path.startswith("/"):
         raise BadRequest(f"{where}: the path is not absolute")  # relative to whom? not to the daemon
@@ -87,19 +113,19 @@ async def _opened(reference: Reference, cache: BlobCache, insecure: frozenset[st
                 members = await asyncio.to_thread(TarMembers, plain, where)
                 yield ArchiveSource(members, reference.tag, where) if members.has("manifest.json") else LayoutSource(members, reference.tag, where)
     else:
-        async with _registry(reference, cache, insecure, patience) as source:
+        async with _registry(reference, cache, manners) as source:
             yield source
 
 
 @asynccontextmanager
-async def _registry(reference: Reference, cache: BlobCache, insecure: frozenset[str], patience: Patience) -> AsyncIterator[Source]:
+async def _registry(reference: Reference, cache: BlobCache, manners: _Manners) -> AsyncIterator[Source]:
     from .credentials import Keychain
     from .http import Http
     from .registry import RegistrySource
 
-    http = Http(reference.api_host, insecure, patience)
+    http = Http(reference.api_host, manners.insecure, manners.patience)
     try:
-        yield RegistrySource(reference, cache, http, Keychain(), patience)
+        yield RegistrySource(reference, cache, http, Keychain(named=manners.credentials), manners.patience)
     finally:
         await http.close()
 

@@ -60,7 +60,7 @@ class BundleSource:
         revision = await self.revision(report)
         async with self._file(staging, report) as file:
             manifest = await in_background(partial(bundle.unpack, file, staging), report, STAGE, "unpacking")
-        check_ext4(staging / ROOTFS)
+        await check_ext4(staging / ROOTFS)
         facts = {"made_from": manifest.source, "made_at": manifest.created_at}
         return Made(
             digest=manifest.digest,

@@ -16,8 +16,9 @@ from ..catalog import DEFAULT_KERNEL, Catalog, ImageEntry
 from ..catalog_files import read_recipe
 from ..ext4_file import HEAD_BYTES, is_ext4
 from ..flatten.decompress import decompress, sniff
+from ..flatten.limits import BadArchive
 from ..oci.blobs import BlobCache
-from ..oci.reference import is_digest, parse
+from ..oci.reference import Reference, is_digest, parse
 from .bundle import MAX_DOWNLOAD, BundleSource, check_url
 from .container import ContainerSource
 from .files import Ext4Source, TarSource
@@ -42,6 +43,8 @@ class Wish:
     insecure: frozenset[str] = frozenset()
     digest: str = ""
     """``sha256:...`` that a bundle must have."""
+    credentials: str = ""
+    """File with the caller's logins for registries, asked before those of the daemon's user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +58,31 @@ class Chooser:
         """The source that is meant. Raises NotFound for an unknown name or file, BadRequest for words that mean nothing. Blocking, but short."""
         if wish.digest and not is_digest(wish.digest):
             raise BadRequest(f"{wish.digest!r} is not a digest", hint="sha256: and the 64 digits that sha256sum shows")
-        catalog = self.catalog()
-        if catalog.knows(wish.text):
-            return self._of_catalog(catalog, wish)
         if is_path(wish.text):
             return self._of_file(Path(wish.text), wish)
         if _URL.match(wish.text):
             check_url(wish.text, wish.digest)
             return BundleSource(url=wish.text, digest=wish.digest, kernel=wish.kernel or DEFAULT_KERNEL)
-        if _BARE_WORD.fullmatch(wish.text):
-            raise NotFound(f"no image {wish.text!r}")
-        return ContainerSource(where=parse(wish.text), cache=self.cache, kernel=wish.kernel or DEFAULT_KERNEL, insecure=wish.insecure)
+        if is_bare_word(wish.text):  # only these need a catalog: a mistake in one leaves everything else alone
+            return self._of_catalog(self.catalog(), wish)
+        return self._container(parse(wish.text), wish.kernel or DEFAULT_KERNEL, wish)
+
+    def _container(self, where: Reference, kernel: str, wish: Wish, *, name: str = "", digest: str = "") -> ContainerSource:
+        credentials = Path(wish.credentials) if wish.credentials else None
+        return ContainerSource(where=where, cache=self.cache, kernel=kernel, catalog_name=name, digest=digest, insecure=wish.insecure, credentials=credentials)
 
     def _of_catalog(self, catalog: Catalog, wish: Wish) -> Source:
         if recipe := catalog.recipes.get(wish.text):
             chosen = dataclasses.replace(recipe, kernel=wish.kernel or recipe.kernel)
             return RecipeSource(recipe=chosen, distribution=catalog.distributions[recipe.distribution])
-        return self._of_entry(catalog.entries[wish.text], wish)
+        if entry := catalog.entries.get(wish.text):
+            return self._of_entry(entry, wish)
+        raise NotFound(f"no image {wish.text!r}")
 
     def _of_entry(self, entry: ImageEntry, wish: Wish) -> Source:
         kernel = wish.kernel or entry.kernel
         if entry.reference:
-            where = parse(entry.reference)
-            return ContainerSource(where=where, cache=self.cache, kernel=kernel, catalog_name=entry.name, digest=entry.digest, insecure=wish.insecure)
+            return self._container(parse(entry.reference), kernel, wish, name=entry.name, digest=entry.digest)
         check_url(entry.bundle, entry.digest)
         limit = entry.size_bytes or MAX_DOWNLOAD
         return BundleSource(url=entry.bundle, digest=entry.digest, kernel=kernel, size_limit=limit, catalog_name=entry.name)
@@ -110,6 +115,11 @@ def is_path(text: str) -> bool:
     return text.startswith("/")
 
 
+def is_bare_word(text: str) -> bool:
+    """Whether this can be a catalog's name; a container reference has more to it."""
+    return _BARE_WORD.fullmatch(text) is not None
+
+
 def first_bytes(path: Path) -> bytes:
     """The beginning of the file's content, uncompressed when it is compressed with gzip, zstd or xz. Raises BadRequest, BadArchive."""
     try:
@@ -124,6 +134,8 @@ def first_bytes(path: Path) -> bytes:
             return found[:HEAD_BYTES]
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}") from error
+    except BadArchive as error:
+        raise BadArchive(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _first_member(untrusted_head: bytes, path: Path) -> str:

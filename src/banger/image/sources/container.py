@@ -29,6 +29,8 @@ class ContainerSource:
     """``sha256:...`` that the catalog pins it to."""
     insecure: frozenset[str] = frozenset()
     """Hosts that may be spoken to without TLS."""
+    credentials: Path | None = None
+    """File with the caller's logins."""
 
     @property
     def origin(self) -> str:
@@ -47,12 +49,12 @@ class ContainerSource:
         if pinned := self.digest or self.where.digest:
             return pinned
         report("resolve_image", f"asking for {self.where}")
-        return await resolve(self.where, self.cache, insecure=self.insecure)
+        return await resolve(self.where, self.cache, report, insecure=self.insecure, credentials=self.credentials)
 
     async def make(self, staging: Path, report: Report) -> Made:
         """Raises NotFound, Unauthorized, NoSpace, BadRequest for an archive that must not be unpacked, BangerError."""
         pinned = dataclasses.replace(self.where, digest=self.digest) if self.digest else self.where
-        fetched = await fetch(pinned, self.cache, report, insecure=self.insecure)
+        fetched = await fetch(pinned, self.cache, report, insecure=self.insecure, credentials=self.credentials)
         flattened = await flatten(fetched.layers, staging / ROOTFS, staging, limits=Limits(), report=report)
         return Made(
             digest=flattened.digest,

@@ -26,8 +26,8 @@ def file_revision(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TarSource:
-    """A tar of a root file system, perhaps compressed with gzip, zstd or xz."""
+class _File:
+    """A file that is known by its path."""
 
     path: Path
     kernel: str
@@ -47,6 +47,11 @@ class TarSource:
     async def revision(self, report: Report) -> str:
         """Raises OSError."""
         return file_revision(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TarSource(_File):
+    """A tar of a root file system, perhaps compressed with gzip, zstd or xz."""
 
     async def make(self, staging: Path, report: Report) -> Made:
         """Raises BadRequest for an archive that must not be unpacked, NoSpace."""
@@ -56,33 +61,16 @@ class TarSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ext4Source:
+class Ext4Source(_File):
     """A finished file system, which is copied; or with ``link`` used where it lies."""
 
-    path: Path
-    kernel: str
     link: bool = False
 
-    @property
-    def origin(self) -> str:
-        return f"file:{self.path}"
-
-    @property
-    def name(self) -> str:
-        return name_of_file(self.path)
-
-    @property
-    def reference(self) -> str:
-        return str(self.path)
-
-    async def revision(self, report: Report) -> str:
-        """Raises OSError."""
-        return file_revision(self.path)
-
     async def make(self, staging: Path, report: Report) -> Made:
-        """Raises BadRequest when it is no whole ext4, NoSpace."""
+        """Raises BadRequest when it is no sound ext4, NoSpace."""
         revision, rootfs = file_revision(self.path), staging / ROOTFS
-        check_ext4(self.path)
+        report(STAGE, f"checking {self.path.name}")
+        await check_ext4(self.path)
         if self.link:
             rootfs.symlink_to(self.path)
         else:

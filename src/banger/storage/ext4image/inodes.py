@@ -16,7 +16,8 @@ _RECORD: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII96s")
 _EXTENTS_FLAG: Final = 0x80000
 _SECTORS_PER_BLOCK: Final = BLOCK_BYTES // 512
 _OLDEST: Final = -(1 << 31)
-_NEWEST: Final = _OLDEST + (1 << 34) - 1
+_NEWEST: Final = _OLDEST + 3 * (1 << 32) - 1
+"""The format reaches 2446, but e2fsck takes what is beyond 2310-04-04 for a mistake of old kernels (times before 1970)."""
 
 
 def encode(node: Node, *, size: int, links: int, blocks: int, root: bytes, xattr_block: int, xattrs: bytes) -> bytes:

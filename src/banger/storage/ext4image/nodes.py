@@ -15,7 +15,7 @@ class Attributes(NamedTuple):
     uid: int
     gid: int
     mtime_ns: int
-    """Nanoseconds since 1970, also negative; what ext4 cannot say (before 1901, after 2446) becomes the nearest that it can."""
+    """Nanoseconds since 1970, also negative; what ext4 cannot say (before 1901, after 2310) becomes the nearest that it can."""
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     """Full name (``security.capability``) and value as getxattr(2) gives it, each name once."""
 

@@ -35,6 +35,30 @@ async def refused(place: Path, tars: Sequence[bytes], words: str, limits: Limits
     assert os.listdir(place / "staging") == []
 
 
+@pytest.mark.parametrize(
+    ("members", "what"),
+    [
+        ([file("dev", "x")], "file where /dev must"),
+        ([file("proc")], "file where /proc must"),
+        ([file("root")], "file where /root must"),
+        ([file("etc", "x")], "file where /etc must"),
+        ([symlink("etc", "nowhere")], "link that leads to no directory where /etc must"),
+        ([symlink("run", "var/run"), file("var/run")], "link that leads to no directory where /run must"),
+    ],
+)
+async def test_what_machines_need_as_directories(tmp_path: Path, members: list[Member], what: str) -> None:
+    await refused(tmp_path, [pack(members)], what)
+
+
+async def test_links_to_directories_may_stand_there(tmp_path: Path) -> None:
+    await flatten_tars(tmp_path, [pack([symlink("root", "home/me"), directory("home/me"), directory("etc")])])
+
+
+async def test_the_layer_that_is_damaged_is_named(tmp_path: Path) -> None:
+    whole, cut = pack([file("a", "x" * 5000)]), pack([file("b", "y" * 5000)])[:3000]
+    await refused(tmp_path, [whole, cut], r"layer 2 of 2 \(sha256:[0-9a-f]+\): the archive is cut short")
+
+
 BAD_MEMBERS: dict[str, tuple[list[Member], str]] = {
     "path traversal": ([file("../escape")], r"leads out of the archive: '../escape'"),
     "traversal in the middle": ([file("a/../../escape")], "leads out of the archive"),
@@ -49,7 +73,10 @@ BAD_MEMBERS: dict[str, tuple[list[Member], str]] = {
     "symbolic link to itself": ([symlink("a", "a"), file("a/x")], "too many symbolic links"),
     "the root as a link": ([symlink("./", "/etc")], "makes its root a symlink"),
     "the root as a file": ([file(".")], "makes its root a file"),
-    "whiteout of a parent": ([directory("a/b"), file("a/b/.wh...")], "whiteout of nothing, or of its own or its parent"),
+    "whiteout of a parent": (
+        [directory("a/b"), file("a/b/.wh...")],
+        r"layer 1 of 1 \(sha256:\w+\): a whiteout of nothing, or .* directory: 'a/b/\.wh\.\.\.'",
+    ),
     "whiteout of the directory itself": ([directory("a"), file("a/.wh..")], "whiteout of nothing"),
     "whiteout of nothing": ([file(".wh.")], "whiteout of nothing"),
     "long name": ([file("n" * 256)], "name of 256 bytes"),

@@ -165,6 +165,7 @@ async def test_prune(cache: BlobCache) -> None:
         assert old.exists()
         assert cache.prune(keep, unused_for=3600) == would
         assert (kept.exists(), old.exists(), new.exists()) == (True, False, True)
+        assert would.kept == 2, "the new one, and the one that is being loaded"
         assert cache.prune(keep).count == 1
         assert {path.name for path in cache.root.rglob("*") if path.is_file()} == {kept.name, "held"}
     finally:

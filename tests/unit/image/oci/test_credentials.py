@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,28 @@ async def test_docker_hub_has_a_key_of_its_own(tmp_path: Path) -> None:
     chain = keychain(tmp_path, {"auths": {"https://index.docker.io/v1/": pair("me", "x")}})
     assert await chain.find("docker.io", "library/alpine") is not None
     assert await chain.find("ghcr.io", "library/alpine") is None
+
+
+async def test_the_callers_own_file_comes_first(tmp_path: Path) -> None:
+    chain = keychain(tmp_path, {"auths": {"ghcr.io": pair("daemon", "x"), "quay.io": pair("daemon", "x")}})
+    mine = tmp_path / "mine.json"
+    named = Keychain({"HOME": str(tmp_path)}, named=mine)
+    for content, expected in ((None, "daemon"), ({"auths": {"ghcr.io": pair("caller", "x")}}, "caller")):
+        if content is not None:
+            mine.write_text(json.dumps(content))
+        found = await named.find("ghcr.io", "a/b")
+        assert found is not None and found.username == expected
+        assert [problem for problem in named.problems if str(mine) in problem] == ([] if content else named.problems)
+        assert bool(named.problems) is (content is None)
+    assert (found := await named.find("quay.io", "a/b")) is not None and found.username == "daemon"
+    assert (found := await chain.find("ghcr.io", "a/b")) is not None and found.username == "daemon"
+
+
+async def test_a_file_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.json")
+    named = Keychain({"HOME": str(tmp_path)}, named=tmp_path / "mine.json")
+    assert await named.find("ghcr.io", "a/b") is None
+    assert "not a regular file" in named.problems[0]
 
 
 async def test_most_particular_entry_wins(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ async def test_wrong_beginning_of_an_earlier_run_is_thrown_away(cache: BlobCache
         (Reply(body=BLOB + b"more", length=-1), "is longer than"),
         (Reply(body=BLOB[:-1], length=-1), "ended sha256:"),
         (Reply(body=b"<html>log in</html>", headers={"Content-Type": "text/html"}), "a web page came instead of an image"),
-        (Reply(404), "is not there"),
+        (Reply(404), "is not whole: .* does not have sha256:"),
     ],
     ids=["other bytes", "too long said", "too short", "too long", "ends early", "web page", "missing"],
 )
@@ -330,6 +330,20 @@ async def test_cancelled_pull_is_continued_by_the_next(cache: BlobCache) -> None
         assert (await pull(registry, cache)).layers[0].path.read_bytes() == BLOB
         assert registry.blob_requests(LAYER)[-1].headers["range"] == f"bytes={kept}-"
     assert partials_in(cache) == []
+
+
+async def test_every_new_attempt_is_told(cache: BlobCache) -> None:
+    said: list[str] = []
+
+    def report(stage: str, message: str = "", *, progress: float | None = None, warning: bool = False) -> None:
+        said.append(message)
+
+    async with hostile(IMAGE, for_blob(Reply(503))) as registry:
+        with pytest.raises(BangerError):
+            await fetch(parse(f"{registry.host}/app:1"), cache, report, patience=Waits(attempts=3).patience)
+        again = [message.partition(", ")[2] for message in said if "trying again" in message]
+        assert again == ["trying again (2 of 3)", "trying again (3 of 3)"]
+        assert all(registry.host in message for message in said if "trying again" in message)
 
 
 async def test_failed_layer_ends_the_others(cache: BlobCache) -> None:

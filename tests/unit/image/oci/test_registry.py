@@ -70,6 +70,17 @@ def check(found: FetchedImage, image: OciImage) -> None:
     assert found.size_bytes == sum(layer["size"] for layer in image.layers)
 
 
+async def test_logins_of_the_caller(registry: Registry, cache: BlobCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The daemon's own environment knows none."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "empty"))
+    mine = tmp_path / "auth.json"
+    mine.write_text(json.dumps({"auths": {registry.host: password()}}))
+    reference = parse(f"{registry.host}/team/app:1")
+    assert await resolve(reference, cache, credentials=mine) == IMAGE.digest
+    check(await fetch(reference, cache, silent, credentials=mine), IMAGE)
+
+
 async def test_pull(registry: Registry, cache: BlobCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log_in(monkeypatch, tmp_path, registry.host, password())
     told: list[tuple[str, str, float | None]] = []

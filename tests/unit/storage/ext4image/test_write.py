@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from banger.host.files import allocated_bytes, sha256_of
@@ -222,6 +222,8 @@ TREES = st.recursive(LEAVES, lambda nodes: st.builds(Directory, ATTRIBUTES, st.d
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.builds(Directory, ATTRIBUTES, st.dictionaries(NAMES, TREES, max_size=8)))
+@example(Directory(Attributes(0o755, 0, 0, 11_000_000_000 * SECOND, ()), {b"late": Fifo(Attributes(0o644, 0, 0, 12_900_000_000 * SECOND, ()))}))
 def test_any_tree_is_clean(tmp_path: Path, tree: Directory) -> None:
+    (tmp_path / "image.ext4").unlink(missing_ok=True)  # of an example that failed
     written(tmp_path, tree)
     (tmp_path / "image.ext4").unlink()
