@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -120,8 +119,9 @@ def test_a_client_that_dies_leaves_nothing_half_written(instance: Instance, box:
     assert in_guest(instance, box, "cat /srv/dies/big") == "whole\n"
     in_guest(instance, box, "head -c 200M /dev/urandom > /srv/dies/large")
     (tmp_path / "back").mkdir()
+    opened = streams_opened(instance)
     with instance.started("vm", "cp", f"{box}:/srv/dies/large", str(tmp_path / "back")) as process:
-        time.sleep(1.5)
+        wait_until(lambda: streams_opened(instance) > opened, "the transfer is under way")
         process.send_signal(signal.SIGKILL)
     assert list((tmp_path / "back").iterdir()) == []
 
