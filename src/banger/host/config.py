@@ -6,14 +6,16 @@ import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ..model.config import LOG_LEVELS, SIZE_KEYS, Config, FileSync
+from ..model.config import LOG_LEVELS, NETWORK_MODES, SIZE_KEYS, Config, FileSync, NetworkSettings
 from ..model.durations import parse_duration
 from ..model.errors import BadRequest
 from ..model.limits import check_disk, check_memory, check_vcpu
 from ..model.names import check_artifact_name
+from ..model.network import network_plan
 from ..model.sizes import parse_size
 from .file_sync import read_file_sync
 
@@ -21,9 +23,10 @@ MAX_CONFIG_BYTES: Final = 1024 * 1024
 
 Value = TypeVar("Value")
 
-Setting = str | int | float | tuple[FileSync, ...]
+Setting = str | int | float | tuple[FileSync, ...] | tuple[str, ...]
 
-_TABLES: Final = ("vm_defaults",)
+_TABLES: Final = ("vm_defaults", "network")
+_NETWORK: Final = "network."
 
 
 def load_config(path: Path) -> Config:
@@ -73,9 +76,10 @@ def _unknown(path: Path, key: str) -> BadRequest:
 
 
 def _config(values: Mapping[str, Setting]) -> Config:
-    plain = {key: value for key, value in values.items() if key not in SIZE_KEYS}
+    plain = {key: value for key, value in values.items() if key not in SIZE_KEYS and not key.startswith(_NETWORK)}
     sizes = {field: values[key] for key, field in SIZE_KEYS.items() if key in values}
-    return Config(**plain, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
+    network = NetworkSettings(**{key.removeprefix(_NETWORK): value for key, value in values.items() if key.startswith(_NETWORK)})  # type: ignore[arg-type]
+    return Config(**plain, network=network, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
 
 
 # -- one reader per key: from what TOML holds to the value, or BadRequest ----------------------------------------------------------------------------
@@ -116,11 +120,38 @@ def _size(what: str, untrusted: str) -> int:
     return _within(partial(check_disk, what=what), parse_size(untrusted), 'for example "8G"')
 
 
+def _network_mode(untrusted: str) -> str:
+    if untrusted not in NETWORK_MODES:
+        raise BadRequest(f"{untrusted!r} is not a network mode", hint=f"one of {', '.join(NETWORK_MODES)}")
+    return untrusted
+
+
+def _number(least: int, most: int, number: int) -> int:
+    if not least <= number <= most:
+        raise BadRequest(f"{number} is not between {least} and {most}")
+    return number
+
+
+def _networks(untrusted: object) -> tuple[str, ...]:
+    if not isinstance(untrusted, list) or not all(isinstance(one, str) for one in untrusted):
+        raise BadRequest("an array of strings is expected", hint='for example ["192.168.1.0/24"]')
+    try:
+        return tuple(str(IPv4Network(one)) for one in untrusted)
+    except ValueError as error:
+        raise BadRequest(f"not an IPv4 network: {error}", hint='for example ["192.168.1.0/24"]') from error
+
+
 _READERS: Final[dict[str, Callable[[object], Setting]]] = {
     "log_level": partial(_text, _log_level, "info"),
     "default_image_name": partial(_text, check_artifact_name, "debian-bookworm"),
     "auto_stop_stale_after": partial(_text, parse_duration, "2h"),
     "file_sync": read_file_sync,
+    "network.mode": partial(_text, _network_mode, "bridge"),
+    "network.bridge": partial(_text, lambda untrusted: network_plan(bridge=untrusted).bridge, "banger0"),
+    "network.subnet": partial(_text, lambda untrusted: str(network_plan(subnet=untrusted).subnet), "172.30.86.0/24"),
+    "network.tap_pool_size": partial(_whole, partial(_number, 0, 64), 4),
+    "network.reachable": _networks,
+    "network.dns_port": partial(_whole, partial(_number, 1024, 65535), 42069),
     "vm_defaults.vcpu": partial(_whole, check_vcpu, 2),
     "vm_defaults.memory_mib": partial(_whole, check_memory, 2048),
     "vm_defaults.disk_size": partial(_text, partial(_size, "disk-size"), "8G"),

@@ -10,6 +10,10 @@ from typing import Final
 
 from ..model.errors import BadRequest, Unauthorized
 
+INSTALL_FILE: Final = Path("/etc/banger/install.toml")
+"""Written by ``banger system install``; belongs to root."""
+HELPER_SOCKET: Final = Path("/run/banger-helper/helper.sock")
+"""Where systemd listens for the privileged helper."""
 UNIX_PATH_MAX: Final = 107
 """Longest path of a unix socket (unix(7): sun_path has 108 bytes, one is the terminator)."""
 
@@ -43,6 +47,11 @@ class Layout:
             cache=xdg("XDG_CACHE_HOME", ".cache"),
             runtime=Path(runtime) / "banger" if runtime.startswith("/") else Path(f"/tmp/banger-runtime-{os.getuid()}"),  # noqa: S108 - checked by private_directory
         )
+
+    @classmethod
+    def system(cls) -> Layout:
+        """The instance of an installed system, which runs as its owner (``banger system install``)."""
+        return cls(config=Path("/etc/banger"), state=Path("/var/lib/banger"), cache=Path("/var/cache/banger"), runtime=Path("/run/banger"))
 
     @property
     def config_file(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Final
 
 from .durations import format_duration
 from .limits import DEFAULT_IMAGE, SizeDefaults
+from .network import DEFAULT_BRIDGE, DEFAULT_DNS_PORT, DEFAULT_SUBNET
 from .sizes import format_size
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -33,6 +34,25 @@ class FileSync:
     """Of a file; below a directory each keeps its own."""
 
 
+NETWORK_MODES: Final = ("auto", "user", "bridge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """``[network]``. On an installed system bridge, subnet and reachable come from install.toml, which belongs to root."""
+
+    mode: str = "auto"
+    """``bridge`` (needs root or the helper), ``user`` (no privileges), or ``auto``: bridge on an installed system, else user."""
+    bridge: str = DEFAULT_BRIDGE
+    subnet: str = DEFAULT_SUBNET
+    tap_pool_size: int = 4
+    """Taps kept ready for machines to come; 0 = none."""
+    reachable: tuple[str, ...] = ()
+    """Networks (CIDR) among the host's own neighbours that guests with NAT may reach all the same."""
+    dns_port: int = DEFAULT_DNS_PORT
+    """Port of 127.0.0.1 where names below ``.vm`` are answered."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of an instance. Durations are seconds, sizes bytes."""
@@ -42,6 +62,7 @@ class Config:
     auto_stop_stale_after: float = 0.0
     """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
     file_sync: tuple[FileSync, ...] = ()
+    network: NetworkSettings = NetworkSettings()
     sizes: Mapping[str, int] = field(default_factory=dict)
     """SizeDefaults field -> value, for those that the file decides."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +103,12 @@ def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
         own("default_image_name", config.default_image_name),
         own("auto_stop_stale_after", format_duration(config.auto_stop_stale_after)),
         own("file_sync", ", ".join(f"{one.host} -> {one.guest}" for one in config.file_sync) or "none"),
+        own("network.mode", config.network.mode),
+        own("network.bridge", config.network.bridge),
+        own("network.subnet", config.network.subnet),
+        own("network.tap_pool_size", config.network.tap_pool_size),
+        own("network.reachable", ", ".join(config.network.reachable) or "none"),
+        own("network.dns_port", config.network.dns_port),
         size("vm_defaults.vcpu", defaults.vcpu_count),
         size("vm_defaults.memory_mib", defaults.memory_mib),
         size("vm_defaults.disk_size", format_size(defaults.work_disk_bytes)),

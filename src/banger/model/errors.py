@@ -12,6 +12,7 @@ BangerError                       operation_failed
 ├── Cancelled                     cancelled
 ├── DaemonUnreachable             daemon_unreachable
 │   └── NoDaemon                  daemon_unreachable
+├── HelperUnreachable             helper_unreachable
 ├── MissingTool                   missing_tool
 ├── CommandFailed                 operation_failed
 ├── NoSpace                       no_space
@@ -105,6 +106,12 @@ class DaemonUnreachable(BangerError):
 
 class NoDaemon(DaemonUnreachable):
     """Nobody listens on the socket; known to the client alone."""
+
+
+class HelperUnreachable(BangerError):
+    """The privileged helper does not answer."""
+
+    code = "helper_unreachable"
 
 
 class MissingTool(BangerError):

@@ -14,6 +14,10 @@ MAX_MEMORY_MIB: Final = 1024 * 1024
 MIN_DISK_BYTES: Final = 64 * MIB
 MAX_DISK_BYTES: Final = 128 * GIB
 
+FIRST_VMM_UID: Final = 1879048192
+LAST_VMM_UID: Final = 2147483646
+"""A range that systemd's UIDS-GIDS document lists as unused: uids of VMMs, one each."""
+
 DEFAULT_IMAGE: Final = "debian-bookworm"
 FLOOR_VCPU: Final = 2
 FLOOR_MEMORY_MIB: Final = 2048

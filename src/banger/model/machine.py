@@ -25,7 +25,28 @@ class NetworkCard:
     gateway: str
     nameservers: tuple[str, ...]
     socket: Path | None
-    """Unix stream socket of passt to connect to; None = the VMM's built-in user-mode stack."""
+    """Unix stream socket of passt to connect to; None = a tap, or the VMM's built-in user-mode stack."""
+    tap: str = ""
+    """Name of the host's tap that the driver opens and hands over; "" = none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of a VMM and its devices; 0 = none."""
+
+    memory_max_bytes: int = 0
+    """Of the process, all in all: the guest's memory and what the VMM needs besides."""
+    cpu_quota: float = 0.0
+    """CPUs that it may use at once, for example 1.5."""
+    pids_max: int = 0
+    io_weight: int = 0
+    """1 to 10000, 100 is everybody's."""
+    disk_bytes_per_second: int = 0
+    """Of each disk."""
+    disk_operations_per_second: int = 0
+    """Of each disk."""
+    network_bytes_per_second: int = 0
+    """In each direction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +65,4 @@ class MachineConfig:
     card: NetworkCard | None
     uid: int
     """Run the VMM as this uid (and gid); -1 = as ourselves."""
+    limits: Limits = Limits()

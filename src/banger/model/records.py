@@ -33,6 +33,12 @@ class VMSpec:
     """It is stopped when nobody has used it for so long; 0 = never, None = as the instance's configuration says."""
     publish: tuple[Forward, ...] = ()
     """Ports of this host that lead into it while it runs."""
+    cpu_quota: float = 0.0
+    """CPUs that its VMM may use at once; 0 = as many as there are."""
+    disk_bytes_per_second: int = 0
+    """Of each of its disks; 0 = no limit."""
+    disk_operations_per_second: int = 0
+    network_bytes_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,11 @@ class VMRuntime:
     vmm_uid: int = -1
     """Unprivileged uid of the VMM process and its disks when the daemon is root; -1 = the daemon's own."""
     network: str = "none"
-    """``none``, ``passt`` or ``builtin``, as it was last started; whether a card's link is up is ``VMSpec.nat``."""
+    """``none``, ``passt``, ``builtin`` or ``bridge``, as it was last started; whether a card's link is up (its address may go out) is ``VMSpec.nat``."""
+    address: str = ""
+    """Its IPv4 address on the bridge, for its whole life; "" without a bridge."""
+    tap: str = ""
+    """The tap that teardown has to release, from before it is made until it is released; "" = none."""
     booted: bool = False
     """The image's own init has reported that it is up."""
     ready_seconds: float = 0.0

@@ -17,6 +17,7 @@ from ..host.paths import VMLayout, private_directory
 from ..host.process import wait_exit
 from ..image.service import Bootable
 from ..model.errors import BangerError, ChannelLost, GuestTimeout, NotFound, VmmError
+from ..model.limits import FIRST_VMM_UID, LAST_VMM_UID
 from ..model.machine import Disk, MachineConfig
 from ..model.progress import Report
 from ..model.records import VMHandles, VMRecord, VMState
@@ -293,11 +294,6 @@ def _configuration(record: VMRecord, root_mode: int, attachment: Attachment, par
 def disk_usage(files: VMLayout) -> tuple[int, int]:
     """Bytes that the system overlay and the work disk really take."""
     return allocated_bytes(files.overlay_disk), allocated_bytes(files.work_disk)
-
-
-FIRST_VMM_UID = 1879048192
-LAST_VMM_UID = 2147483646
-"""A range that systemd's UIDS-GIDS document lists as unused."""
 
 
 def choose_uid(used: frozenset[int]) -> int:

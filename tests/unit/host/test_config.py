@@ -26,6 +26,14 @@ host = "/srv/tools/"
 guest = "/root/tools/"
 mode = "755"
 
+[network]
+mode = "bridge"
+bridge = "box0"
+subnet = "10.77.0.0/24"
+tap_pool_size = 0
+reachable = ["192.168.1.0/24"]
+dns_port = 5353
+
 [vm_defaults]
 vcpu = 3
 memory_mib = 1024
@@ -59,6 +67,8 @@ def test_every_key(tmp_path: Path) -> None:
     assert shown == {
         "log_level": ("debug", "config"), "default_image_name": ("debian-trixie", "config"), "auto_stop_stale_after": ("2h", "config"),
         "file_sync": ("~/.netrc -> /root/.netrc, /srv/tools/ -> /root/tools", "config"),
+        "network.mode": ("bridge", "config"), "network.bridge": ("box0", "config"), "network.subnet": ("10.77.0.0/24", "config"),
+        "network.tap_pool_size": (0, "config"), "network.reachable": ("192.168.1.0/24", "config"), "network.dns_port": (5353, "config"),
         "vm_defaults.vcpu": (3, "config"), "vm_defaults.memory_mib": (1024, "config"),
         "vm_defaults.disk_size": ("16G", "config"), "vm_defaults.system_overlay_size": ("512M", "config"),
     }  # fmt: skip
@@ -69,7 +79,8 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
     defaults = size_defaults(config, defaults_for_host(16, 4 * GIB))
     assert {one.key.rpartition(".")[2]: (one.value, one.source) for one in settings(config, defaults)} == {
         "log_level": ("debug", "env"), "default_image_name": ("debian-bookworm", "builtin"), "auto_stop_stale_after": ("0", "builtin"),
-        "file_sync": ("none", "builtin"),
+        "file_sync": ("none", "builtin"), "mode": ("auto", "builtin"), "bridge": ("banger0", "builtin"), "subnet": ("172.30.86.0/24", "builtin"),
+        "tap_pool_size": (4, "builtin"), "reachable": ("none", "builtin"), "dns_port": (42069, "builtin"),
         "vcpu": (4, "auto"), "memory_mib": (512, "config"), "disk_size": ("8G", "builtin"), "system_overlay_size": ("8G", "builtin"),
     }  # fmt: skip
 
@@ -96,6 +107,12 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
         ("[vm_defaults]\nmemory_mib = 1", "vm_defaults.memory_mib: memory must be between", "for example 2048"),
         ('[vm_defaults]\ndisk_size = "1K"', "vm_defaults.disk_size: disk-size must be between", 'for example "8G"'),
         ("[vm_defaults]\ndisk_size = [1]", "not an array", "8G"),
+        ("[network]\nmode = 'nat'", "network.mode: 'nat' is not a network mode", "auto, user, bridge"),
+        ("[network]\nbridge = 'br-0'", "network.bridge: 'br-0' cannot name a bridge", "lower-case"),
+        ("[network]\nsubnet = '8.8.8.0/24'", "network.subnet: 8.8.8.0/24 cannot be", "private"),
+        ("[network]\ntap_pool_size = 65", "network.tap_pool_size: 65 is not between 0 and 64", "for example 4"),
+        ("[network]\nreachable = 'x'", "network.reachable: an array of strings", "192.168"),
+        ("[network]\nreachable = ['x']", "network.reachable: not an IPv4 network", "192.168"),
         ("vm_defaults = 3", "vm_defaults is a table, not a whole number", "[vm_defaults]"),
         ("log_level = ", "is not TOML: Invalid value (at end of document)", "a line looks like"),
         ('log_level = "info"\nlog_level = "info"', "Cannot overwrite a value", "a line looks like"),
