@@ -133,7 +133,7 @@ async def serving(path: Path, ops: RecordingOps, bounds: Bounds | None = None, u
 
 
 QEMU_ARGUMENTS = (
-    *("-M", "microvm,acpi=on,rtc=on", "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "2048M"),
+    *("-M", "microvm,acpi=on,rtc=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048M"),
     *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
     *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-name", f"banger-{VM}"),
     *("-kernel", "/proc/self/fd/@fd0@", "-initrd", "/proc/self/fd/@fd1@", "-append", "console=ttyS0"),

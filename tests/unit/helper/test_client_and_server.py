@@ -234,7 +234,8 @@ async def test_half_open_connections_end_and_others_get_their_turn(path: Path) -
             one.close()
 
 
-async def test_a_lingering_descriptor_does_not_stop_the_others(path: Path) -> None:
+@pytest.mark.parametrize("payload", [INFO, b"junk", b"x" * (MAX_REQUEST_BYTES + 1)], ids=["info", "junk", "too long"])
+async def test_a_lingering_descriptor_does_not_stop_the_others(path: Path, payload: bytes) -> None:
     """close(2) of the last descriptor of such a socket waits for its peer."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = socket.create_connection(server.getsockname())
@@ -249,7 +250,7 @@ async def test_a_lingering_descriptor_does_not_stop_the_others(path: Path) -> No
         async with serving(path, RecordingOps()) as client:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
                 sock.connect(str(path))
-                socket.send_fds(sock, [INFO], [sender.fileno()])
+                socket.send_fds(sock, [payload], [sender.fileno()])
                 sender.close()
                 await client.info()
                 sock.setblocking(False)
