@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from banger.helper.wire import MAX_DESCRIPTORS, MAX_REQUEST_BYTES
+from banger.host.process import start_time_of
 from tests.fakes.privileged import QEMU_ARGUMENTS, VM
 from tests.fakes.requests import BAD, GOOD, MALFORMED, request
 
@@ -176,9 +177,31 @@ def network(path: str, slots: list[int]) -> None:
 
 
 def garbage_vmm(path: str) -> None:
-    """A good command line over descriptors that hold nothing: the program ends, and so does its group."""
-    with open("/dev/null", "r+b") as null:
-        ask(path, request("launch_vmm", GOOD["launch_vmm"] | {"kvm": False}), [null.fileno()] * 3)
+    """A good command line over descriptors that hold nothing: the program ends, and so does its group.
+
+    Meanwhile the helper is asked to end itself: a thread of it is in the machine's group for a moment.
+    """
+    pid = ask(path, INFO)["ok"]["pid"]
+    itself = request("signal_vmm", {"vm_id": VM, "process": {"pid": pid, "start_time": start_time_of(pid)}, "signal": "KILL"})
+    launched = threading.Event()
+
+    def end_helper() -> None:
+        while not launched.is_set():
+            must_refuse(path, itself)
+
+    thread = threading.Thread(target=end_helper)
+    thread.start()
+    try:
+        with open("/dev/null", "r+b") as null:
+            for _ in range(5):
+                ask(path, request("launch_vmm", GOOD["launch_vmm"] | {"kvm": False}), [null.fileno()] * 3)
+                end_vmm(path)
+    finally:
+        launched.set()
+        thread.join()
+
+
+def end_vmm(path: str) -> None:
     for _ in range(100):
         listed = ask(path, request("list_vmms", {}))["ok"]
         if VM in listed:

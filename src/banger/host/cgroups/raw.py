@@ -120,9 +120,9 @@ class RawGroups:
             await _remove(self._home(hierarchy) / vm_id)
 
     def members(self, vm_id: str) -> frozenset[int]:
-        """As the hierarchy says that is asked for such things."""
+        """As the hierarchy says that is asked for such things. Never ourselves: a thread of ours that has just started the VMM may be in there still."""
         hierarchy = self._named()
-        return read_members(self._home(hierarchy) / vm_id) if hierarchy is not None and is_vm_id(vm_id) else frozenset()
+        return read_members(self._home(hierarchy) / vm_id) - {os.getpid()} if hierarchy is not None and is_vm_id(vm_id) else frozenset()
 
     def machines(self) -> frozenset[str]:
         """From all hierarchies: an unfinished removal leaves some."""
