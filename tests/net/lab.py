@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from banger.helper.network.host_network import HostNetwork
@@ -153,7 +153,8 @@ def _serve(listening: socket.socket, datagrams: socket.socket, done: int) -> Non
         stack.enter_context(datagrams)
         open_ones: dict[int, socket.socket] = {}
         while True:
-            ready, _, _ = select.select([listening, datagrams, done, *open_ones.values()], [], [])
+            watched: list[socket.socket | int] = [listening, datagrams, done, *open_ones.values()]
+            ready, _, _ = select.select(watched, [], [])
             if done in ready:
                 for connection in open_ones.values():
                     connection.close()
@@ -165,7 +166,7 @@ def _serve(listening: socket.socket, datagrams: socket.socket, done: int) -> Non
                     connection.sendall(peer[0].encode())
                 elif source is datagrams:
                     _answer(datagrams)
-                else:
+                elif isinstance(source, socket.socket):
                     _echo(open_ones, source)
 
 
@@ -173,10 +174,8 @@ def _answer(datagrams: socket.socket) -> None:
     """From the address that was asked (ip(7), IP_PKTINFO), which routing would not choose."""
     _, ancillary, _, peer = datagrams.recvmsg(100, socket.CMSG_SPACE(12))
     asked = ancillary[0][2][4:8]
-    try:
+    with suppress(OSError):
         datagrams.sendmsg([peer[0].encode()], [(socket.IPPROTO_IP, _IP_PKTINFO, bytes(4) + asked + bytes(4))], 0, peer)
-    except OSError:
-        pass
 
 
 def _echo(open_ones: dict[int, socket.socket], connection: socket.socket) -> None:

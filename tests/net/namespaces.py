@@ -59,7 +59,8 @@ class Namespace:
 
     def do(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run the coroutine in here, in an event loop whose threads are in here too, and which stays from one call to the next."""
-        return self.call(self._do, coroutine)
+        found: Result = self.call(self._do, coroutine)
+        return found
 
     def _do(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         if self._loop is None:

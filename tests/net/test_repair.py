@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from banger.helper.network.host_network import HostNetwork
 from banger.host.tap import make_tap, open_tap
 from banger.model.errors import BadRequest, CommandFailed, MissingTool, NotFound
 from banger.model.network import NetworkState, network_plan
-from tests.net.lab import FAR, HOST, Lab, lab
+from tests.net.cycles import cycles_leave_nothing
+from tests.net.lab import FAR, HOST, Lab
 from tests.net.namespaces import processes_started
 
 
@@ -38,7 +38,7 @@ def test_making_twice_changes_nothing_and_removing_leaves_nothing(bare: Lab) -> 
     bare.host.do(bare.network.warm_taps([3, 4]))
     made = everything(bare)
     assert ensure(bare).repaired == ()
-    assert ensure(HostNetwork_like(bare)).taps == (2, 3, 4)
+    assert ensure(as_new_process(bare)).taps == (2, 3, 4)
     assert everything(bare) == made
     bare.host.do(bare.network.remove_network())
     assert everything(bare) == before
@@ -46,7 +46,7 @@ def test_making_twice_changes_nothing_and_removing_leaves_nothing(bare: Lab) -> 
     assert everything(bare) == before
 
 
-def HostNetwork_like(found: Lab) -> Lab:  # noqa: N802
+def as_new_process(found: Lab) -> Lab:
     """The same host as a new process of ours finds it."""
     return Lab(found.host, found.outside, found.plan, HostNetwork(found.plan), found.stack)
 
@@ -54,7 +54,7 @@ def HostNetwork_like(found: Lab) -> Lab:  # noqa: N802
 def test_forwarding_that_was_on_stays(bare: Lab) -> None:
     bare.host.sh("echo 1 >/proc/sys/net/ipv4/ip_forward")
     ensure(bare)
-    bare.host.do(HostNetwork_like(bare).network.remove_network())
+    bare.host.do(as_new_process(bare).network.remove_network())
     assert bare.host.sh("cat /proc/sys/net/ipv4/ip_forward") == "1\n"
 
 
@@ -157,14 +157,13 @@ def test_a_warm_tap_costs_no_process(bare: Lab) -> None:
     ensure(bare)
     bare.host.do(bare.network.warm_taps(range(2, 10)))
 
-    async def attach() -> tuple[int, float]:
-        before, begun = processes_started(), time.perf_counter()
-        for slot in range(2, 10):
+    async def attach() -> int:
+        before = processes_started()
+        for slot in range(2, 12):  # the last two are not even warm
             await bare.network.attach_tap("vm", slot, nat=False)
-        return processes_started() - before, (time.perf_counter() - begun) / 8
+        return processes_started() - before
 
-    processes, _ = bare.host.do(attach())
-    assert processes == 0
+    assert bare.host.do(attach()) == 0
     with pytest.raises(BadRequest, match="too many"):
         bare.host.do(bare.network.warm_taps(range(2, 80)))
     with pytest.raises(BadRequest, match="no slot 1 "):
@@ -276,7 +275,9 @@ def test_docker_is_joined_and_left(bare: Lab) -> None:
 _CHAIN = "nft 'add table inet mine; add chain inet mine f { type filter hook forward priority 0; }'"
 
 
-@pytest.mark.parametrize("damage", ["iptables -P FORWARD DROP", f"{_CHAIN}; nft add chain inet mine f '{{ policy drop; }}'", f"{_CHAIN}; nft add rule inet mine f counter reject"])
+@pytest.mark.parametrize(
+    "damage", ["iptables -P FORWARD DROP", f"{_CHAIN}; nft add chain inet mine f '{{ policy drop; }}'", f"{_CHAIN}; nft add rule inet mine f counter reject"]
+)
 def test_the_remedy_for_another_firewall_works(bare: Lab, damage: str) -> None:
     bare.host.sh(damage)
     (warning,) = ensure(bare).warnings
@@ -291,3 +292,8 @@ def test_input_that_is_dropped_is_told(bare: Lab) -> None:
     bare.host.sh("iptables -P INPUT DROP")
     (warning,) = ensure(bare).warnings
     assert warning.endswith("sudo iptables -I INPUT -i banger0 -j ACCEPT")
+
+
+def test_cycles_leave_nothing(bare: Lab) -> None:
+    """A thousand of them are in tests/soak."""
+    cycles_leave_nothing(bare, 40)
