@@ -31,7 +31,7 @@ def attach(_: Instance) -> list[Finding]:
         _finding("attach to the bridge, tap made", samples["cold"], 10, samples),
         _finding("the same with the pool", samples["warm"], 3),
         _finding("the same with the pool, and NAT switched on", samples["nat"], 10),
-        _finding("detach with NAT, tap kept", samples["release"], 10),
+        _finding("detach with NAT, tap kept; behind a deletion's back", samples["release"], 50),
         _finding("a look at the whole network that finds nothing to repair", samples["ensure"], 50),
     ]
 
