@@ -84,7 +84,11 @@ def test_an_attach_repairs_too_and_the_next_look_tells(bare: Lab) -> None:
     ensure(bare)
     guest = bare.guest(2, nat=True)
     bare.host.sh("nft flush ruleset; ip link del banger0")
-    bare.host.do(bare.network.attach_tap("other", 3, nat=False))
+
+    async def attach() -> None:
+        await asyncio.gather(*(bare.network.attach_tap("other", slot, nat=False) for slot in range(3, 9)))
+
+    bare.host.do(attach())
     assert guest.tcp(FAR) == HOST
     assert set(ensure(bare).repaired) == {"the bridge", "the tap banger0-2", "the table inet banger0", "the table bridge banger0"}
     bare.host.sh("nft flush ruleset")
@@ -114,6 +118,15 @@ def test_what_is_in_the_way_is_refused_and_named(bare: Lab, damage: str, words: 
     assert everything(bare) == before
     bare.host.do(bare.network.remove_network())
     assert everything(bare) == before
+
+
+def test_a_bridge_from_a_process_that_was_killed_is_ours(bare: Lab) -> None:
+    """It has our MAC from the beginning, and the alias only after that; a tap has its owner a moment after it stays."""
+    bare.host.sh(f"ip link add banger0 address {bare.plan.mac(1)} type bridge; ip tuntap add banger0-2 mode tap")
+    assert ensure(bare).taps == (2,)
+    assert bare.guest(2, nat=True).tcp(FAR) == HOST
+    bare.host.do(as_new_process(bare).network.remove_network())
+    assert bare.host.sh("cat /proc/sys/net/ipv4/ip_forward") == "0\n"
 
 
 def test_an_overlap_that_comes_later_is_a_warning(bare: Lab) -> None:

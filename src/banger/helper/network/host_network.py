@@ -40,6 +40,7 @@ class HostNetwork:
         self._owner = os.getuid() if tap_owner is None else tap_owner
         self._nat = NatSets(plan)
         self._ensuring = asyncio.Lock()
+        self._repairing = asyncio.Lock()
         self._deleting = asyncio.Lock()
         self._going: set[int] = set()
         self._ensured = False
@@ -123,7 +124,7 @@ class HostNetwork:
         """Remove taps and bridge; returns whether we had turned forwarding on."""
         with _links() as links:
             bridge = links.find(self._plan.bridge)
-            ours = [bridge] if bridge is not None and is_ours(bridge) else []
+            ours = [bridge] if bridge is not None and is_ours(bridge, self._plan) else []
             await run_to_end(delete_links, links, [*taps_of(links.all(), self._plan).values(), *ours])
         return self._forwarding_was_off or any(link.alias == OURS_FORWARDING for link in ours)
 
@@ -211,7 +212,9 @@ class HostNetwork:
                 pass
         if self._ready_now(slot):
             return
-        await self._repair()
+        async with self._repairing:  # one repairs for all that need it
+            if not self._ready_now(slot):
+                await self._repair()
         if not self._ready_now(slot):
             raise CommandFailed(f"the bridge {self._plan.bridge} went as soon as it was made")
 

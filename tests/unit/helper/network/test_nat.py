@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from banger.helper.network import firewall
+from banger.helper.network.host_network import HostNetwork
 from banger.helper.network.nat import NatSets
-from banger.model.errors import CommandFailed
+from banger.helper.protocol import NetworkOps
+from banger.model.errors import BadRequest, CommandFailed
 from banger.model.network import network_plan
 
 PLAN = network_plan()
@@ -71,3 +73,12 @@ def test_nothing_is_known_before_a_look() -> None:
     assert sets.members == set()
     sets.saw(["172.30.86.3"])
     assert not sets.may_have("172.30.86.2")
+
+
+async def test_the_hosts_network_has_the_verbs_and_refuses_other_subnets() -> None:
+    network: NetworkOps = HostNetwork(PLAN, reachable=["192.168.1.0/24"], tap_owner=1000)
+    with pytest.raises(BadRequest, match=r"10\.0\.0\.1 is no machine's address"):
+        await network.set_nat({"10.0.0.1": True})
+    with pytest.raises(BadRequest, match="no slot 400"):
+        await network.warm_taps([400])
+    await network.release_taps([], keep=False)
