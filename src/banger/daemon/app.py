@@ -73,7 +73,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
-    vmm = QemuVmm(layout.probe_cache)
+    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None)
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)

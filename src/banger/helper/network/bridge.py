@@ -19,7 +19,7 @@ _ALIASES: Final = (OURS, OURS_FORWARDING)
 def find_bridge(links: Links, plan: NetworkPlan) -> Link | None:
     """The bridge, when it is there. Raises BadRequest when the name is taken by something that is not ours."""
     found = links.find(plan.bridge)
-    if found is not None and not is_ours(found):
+    if found is not None and not is_ours(found, plan):
         raise BadRequest(
             f"{plan.bridge} exists and is not ours (a {found.kind or 'network card'} that we did not make)",
             hint=f"choose another name: [network] bridge in config.toml, or in install.toml of an installed system; or: sudo ip link delete {plan.bridge}",
@@ -27,9 +27,9 @@ def find_bridge(links: Links, plan: NetworkPlan) -> Link | None:
     return found
 
 
-def is_ours(link: Link) -> bool:
-    """We made it."""
-    return link.kind == "bridge" and link.alias in _ALIASES
+def is_ours(link: Link, plan: NetworkPlan) -> bool:
+    """We made it. A bridge gets its alias a moment after it is made with its MAC, and we may have been killed between the two."""
+    return link.kind == "bridge" and (link.alias in _ALIASES or (link.alias == "" and link.mac == _mac(plan)))
 
 
 def ensure_bridge(links: Links, plan: NetworkPlan, found: Link | None, alias: str) -> tuple[Link, list[str]]:

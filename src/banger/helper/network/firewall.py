@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from ...host.run import Completed, run
 from ...model.errors import BadRequest, CommandFailed
 from ...model.network import NetworkPlan, Traffic
 from . import ruleset
+
+log = logging.getLogger(__name__)
 
 _DEADLINE: Final = 30.0
 _ATTEMPTS: Final = 3
@@ -75,12 +78,7 @@ class Firewall:
 
 async def read(plan: NetworkPlan) -> Firewall:
     """Look at all chains of the host, and at the members of our sets. Raises MissingTool or CommandFailed."""
-    listing, ours = await asyncio.gather(
-        _nft("--json", "--terse", "list", "ruleset"),
-        _nft("--json", "list", "table", "inet", plan.bridge, allowed=(0, 1)),  # status 1: no such table
-    )
-    objects = parse(listing.stdout)
-    members = parse(ours.stdout) if ours.status == 0 else []
+    objects, members = await asyncio.gather(_listed(plan), _table("inet", plan))
     sets = {str(found["set"]["name"]): list(found["set"].get("elem", ())) for found in members if "set" in found}
     return Firewall(
         chains=tuple(chains_of(objects)),
@@ -88,6 +86,20 @@ async def read(plan: NetworkPlan) -> Firewall:
         nat=traffic_of(sets.get(ruleset.SENT, []), sets.get(ruleset.RECEIVED, [])),
         networks={name: frozenset(networks_of(sets.get(name, []))) for name in (ruleset.NEIGHBOURS, ruleset.REACHABLE)},
     )
+
+
+async def _listed(plan: NetworkPlan) -> list[dict[str, Any]]:
+    """Everything but the elements of sets; our tables alone where there is more than ``run`` keeps."""
+    try:
+        return parse((await _nft("--json", "--terse", "list", "ruleset")).stdout)
+    except ValueError:
+        log.warning("the host has too many nftables rules to look for those that are in our way")
+        return [*await _table("inet", plan), *await _table("bridge", plan)]
+
+
+async def _table(family: str, plan: NetworkPlan) -> list[dict[str, Any]]:
+    listing = await _nft("--json", "list", "table", family, plan.bridge, allowed=(0, 1))
+    return parse(listing.stdout) if listing.status == 0 else []  # 1: no such table
 
 
 async def apply(text: str) -> None:

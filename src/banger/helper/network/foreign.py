@@ -56,7 +56,7 @@ def nft_tables(firewall: Firewall, bridge: str) -> Iterable[ForeignTable]:
             for chain in chains.values()
             if chain.hook in {"input", "forward"} and (chain.policy == "drop" or chain.ends_closed or name == "firewalld")
         }
-        by_iptables = (family, name) == ("ip", "filter") and set(closed.values()) | chains.keys() >= {"FORWARD"}
+        by_iptables = (family, name) == ("ip", "filter") and not chains.keys().isdisjoint({"INPUT", "FORWARD"})
         yield ForeignTable(family, name, "iptables" if by_iptables else "nft", closed, {chain.name: chain.rules for chain in chains.values()})
 
 

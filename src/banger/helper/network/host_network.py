@@ -40,6 +40,7 @@ class HostNetwork:
         self._owner = os.getuid() if tap_owner is None else tap_owner
         self._nat = NatSets(plan)
         self._ensuring = asyncio.Lock()
+        self._repairing = asyncio.Lock()
         self._deleting = asyncio.Lock()
         self._going: set[int] = set()
         self._ensured = False
@@ -108,13 +109,9 @@ class HostNetwork:
 
     async def remove_network(self) -> None:
         """See ``NetworkOps``. What bears our names and is not ours stays; so does forwarding where Docker relies on it."""
-        async with self._ensuring:
+        async with self._ensuring, self._nat.lock:
             seen = await firewall.read(self._plan)
-            with _links() as links:
-                bridge = links.find(self._plan.bridge)
-                ours = [bridge] if bridge is not None and is_ours(bridge) else []
-                was_off = self._forwarding_was_off or any(link.alias == OURS_FORWARDING for link in ours)
-                await run_to_end(delete_links, links, [*taps_of(links.all(), self._plan).values(), *ours])
+            was_off = await self._remove_links()
             tables = await foreign.read_foreign(seen, self._plan.bridge)
             await foreign.leave_docker(tables, self._plan.bridge)
             await self._remove_tables(seen)
@@ -123,25 +120,40 @@ class HostNetwork:
             self._nat.saw(())
             self._ensured = self._forwarding_was_off = False
 
+    async def _remove_links(self) -> bool:
+        """Remove taps and bridge; returns whether we had turned forwarding on."""
+        with _links() as links:
+            bridge = links.find(self._plan.bridge)
+            ours = [bridge] if bridge is not None and is_ours(bridge, self._plan) else []
+            await run_to_end(delete_links, links, [*taps_of(links.all(), self._plan).values(), *ours])
+        return self._forwarding_was_off or any(link.alias == OURS_FORWARDING for link in ours)
+
     async def _ensure(self) -> tuple[list[str], NetworkState]:
         find_tool("nft")
         os.close(open_device())
-        seen = await firewall.read(self._plan)
-        seen.refuse_foreign(self._plan)
         with _links() as links:
-            found = find_bridge(links, self._plan)
-            index = found.index if found else 0
-            if found is None or not any(address.index == index and address.interface.ip == self._plan.gateway for address in links.addresses()):
-                refuse_conflict(links, self._plan, index)
-            first = found is None and not self._ensured and not seen.has(self._plan)
-            routes = links.routes()
-            repaired, nat = await self._ensure_tables(seen, neighbours(self._plan, index, routes))
+            async with self._nat.lock:  # a member that comes between reading and writing would be lost
+                seen = await firewall.read(self._plan)
+                found = self._refuse_foreign(links, seen)
+                index = found.index if found else 0
+                routes = links.routes()
+                repaired, nat = await self._ensure_tables(seen, neighbours(self._plan, index, routes))
             repaired += self._ensure_links(links, found)
             taps = taps_of(links.all(), self._plan)
             in_the_way = conflict(self._plan, index, links.addresses(), routes) if found else ""
         more, warnings = await self._settle_foreign(seen)
         warnings = ((in_the_way,) if in_the_way else ()) + warnings
+        first = found is None and not self._ensured and not seen.has(self._plan)
         return [] if first else repaired + more, NetworkState(taps=tuple(sorted(taps)), nat=nat, warnings=warnings)
+
+    def _refuse_foreign(self, links: Links, seen: Firewall) -> Link | None:
+        """The bridge as it is found. Raises BadRequest when something of another's is in the way of making it."""
+        seen.refuse_foreign(self._plan)
+        found = find_bridge(links, self._plan)
+        index = found.index if found else 0
+        if not any(address.index == index and address.interface.ip == self._plan.gateway for address in links.addresses()):
+            refuse_conflict(links, self._plan, index)
+        return found
 
     async def _ensure_tables(self, seen: Firewall, closed: frozenset[IPv4Network]) -> tuple[list[str], Mapping[str, Traffic]]:
         """Before the links, so that no guest is ever without them."""
@@ -200,7 +212,9 @@ class HostNetwork:
                 pass
         if self._ready_now(slot):
             return
-        await self._repair()
+        async with self._repairing:  # one repairs for all that need it
+            if not self._ready_now(slot):
+                await self._repair()
         if not self._ready_now(slot):
             raise CommandFailed(f"the bridge {self._plan.bridge} went as soon as it was made")
 
@@ -216,12 +230,15 @@ class HostNetwork:
         self._untold = list((await self.ensure_network()).repaired)
 
     async def _end_nat(self, addresses: Sequence[str]) -> None:
-        if addresses:
-            try:
-                await self._nat.change(dict.fromkeys(addresses, False))
-            except CommandFailed as error:
-                if not firewall.is_gone(error):
-                    raise
+        if not addresses:
+            return
+        try:
+            await self._nat.change(dict.fromkeys(addresses, False))
+        except CommandFailed as error:
+            if not firewall.is_gone(error):
+                raise
+        except MissingTool as error:  # a machine must go all the same; the next one on the slot does not start before this is done
+            log.warning("NAT not ended", extra={"addresses": list(addresses), "error": error.message})
 
     async def _delete(self, slots: Sequence[int]) -> None:
         self._going.update(slots)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ...host.threads import finished
+from ...model.errors import BangerError
 from ...model.network import NetworkPlan
 from . import firewall, ruleset
 
@@ -13,7 +15,8 @@ from . import firewall, ruleset
 @dataclass(slots=True)
 class _Batch:
     changes: dict[str, bool] = field(default_factory=dict)
-    done: bool = False
+    begun: bool = False
+    error: BangerError | None = None
 
 
 class NatSets:
@@ -21,7 +24,8 @@ class NatSets:
 
     def __init__(self, plan: NetworkPlan) -> None:
         self._plan = plan
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Held by whoever changes the sets, or replaces them by what they have just read."""
         self._next = _Batch()
         self._members: set[str] | None = None
 
@@ -39,16 +43,26 @@ class NatSets:
         return self._members is None or address in self._members
 
     async def change(self, changes: Mapping[str, bool]) -> None:
-        """Make the change, with all that others want meanwhile. Raises MissingTool, CommandFailed; then the sets are as they were."""
+        """Make the change, with all that others want meanwhile. Raises MissingTool, CommandFailed; then the sets are as they were.
+
+        A cancellation waits: the transaction is others' too, and what its caller undoes next must come after it.
+        """
         batch = self._next
         batch.changes.update(changes)
-        async with self._lock:
-            if batch.done:
-                return
-            if self._next is batch:
+        async with self.lock:
+            if not batch.begun:
+                batch.begun = True
                 self._next = _Batch()
+                await finished(asyncio.ensure_future(self._apply(batch)))
+        if batch.error is not None:
+            raise batch.error
+
+    async def _apply(self, batch: _Batch) -> None:
+        try:
             await firewall.apply(ruleset.changed_nat(self._plan, batch.changes))
-            batch.done = True
+        except BangerError as error:
+            batch.error = error
+        else:
             self._note(batch.changes)
 
     def _note(self, changes: Mapping[str, bool]) -> None:

@@ -41,6 +41,7 @@ def inet_rules(plan: NetworkPlan) -> str:
         ip daddr {_CLOSED} reject with icmpx admin-prohibited comment "metadata services and the like"
         ip daddr != @{REACHABLE} ip daddr @{NEIGHBOURS} reject with icmpx admin-prohibited comment "the host's neighbours"
         tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+        ct state invalid drop comment "would go out with the guest's own address"
         ip saddr @{SENT} accept comment "NAT is on"
         reject with icmpx admin-prohibited comment "NAT is off"
     }}
