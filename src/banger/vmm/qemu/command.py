@@ -6,6 +6,7 @@ with QEMU 7.2; no option here is newer than that.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -154,10 +155,10 @@ def _throttle(serial: str, form: str, limits: Limits) -> list[str]:
     if not _limited(limits):
         return []
     rates = (("bps", limits.disk_bytes_per_second), ("iops", limits.disk_operations_per_second))
-    words = "".join(f",limits.{kind}-total={rate}" for kind, rate in rates if rate)
+    group = {"qom-type": "throttle-group", "id": f"{serial}-limits", "limits": {f"{kind}-total": rate for kind, rate in rates if rate}}
     filtered = form.removesuffix(",detect-zeroes=unmap")
     return [
-        *("-object", f"throttle-group,id={serial}-limits{words}"),
+        *("-object", json.dumps(group)),
         *("-blockdev", f"driver=throttle,node-name={serial}{_LIMITED},throttle-group={serial}-limits,file={serial},{filtered}"),
     ]
 
