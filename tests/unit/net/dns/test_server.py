@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -124,6 +125,27 @@ async def test_an_idle_connection_is_closed() -> None:
     writer.write(b"\0")
     assert await reader.read() == b""
     writer.close()
+    await streams.close()
+
+
+async def test_who_takes_no_answers_is_cut_off() -> None:
+    """And not kept for ever in the kernel's hands with what it has not read."""
+    datagrams, stream = bind_at_any_port()
+    datagrams.close()
+    streams = Streams(Responder(zone_of()), per_source=1, idle=0.1)
+    await streams.start(stream)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(stream.getsockname())
+        client.setblocking(False)
+        many = framed(question("x" * 60 + ".vm")) * 500
+        async with asyncio.timeout(30):
+            while not streams.connections:
+                await asyncio.sleep(0.01)
+            while streams.connections:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    client.send(many)
+                await asyncio.sleep(0.005)
     await streams.close()
 
 
