@@ -21,6 +21,7 @@ from banger.host.paths import VMLayout
 from banger.storage.overlay import OverlayDisk
 from banger.storage.workdisk import prepare_work_disk
 from bench.attach import attach
+from bench.dns import dns
 from bench.forward import forward
 from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, spec_like_the_default
 from bench.images import images
@@ -208,4 +209,5 @@ MEASURES: Final[dict[str, Measure]] = {
     "images": images,
     "forward": forward,
     "attach": attach,
+    "dns": dns,
 }

@@ -13,6 +13,8 @@ from typing import Final
 from ..model.errors import AlreadyExists, BadRequest, BangerError
 
 _BACKLOG: Final = 128
+_RECEIVE_BUFFER: Final = 1024 * 1024
+"""For what comes while we are at something else; the kernel makes net.core.rmem_max of it where that is less."""
 _IP_FREEBIND: Final = 15
 """ip(7); the socket module has no name for it."""
 _LISTENING: Final = "0A"
@@ -40,6 +42,7 @@ def _bound(kind: socket.SocketKind, address: IPv4Address, port: int, remedy: str
         sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         sock.bind((str(address), port))
         if kind == socket.SOCK_STREAM:
             sock.listen(_BACKLOG)

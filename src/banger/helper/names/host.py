@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Final
 
@@ -23,7 +24,7 @@ class HostNames:
     async def bind_dns(self) -> tuple[socket.socket, socket.socket]:
         """The bridge need not exist, and may go and come again under the sockets. Raises AlreadyExists when somebody else has the port, BadRequest."""
         remedy = f"have it leave {self._plan.gateway} alone (dnsmasq: except-interface={self._plan.bridge} and bind-dynamic), then restart it"
-        return bind_pair(self._plan.gateway, DNS_PORT, remedy=remedy)
+        return await asyncio.to_thread(bind_pair, self._plan.gateway, DNS_PORT, remedy=remedy)  # looking for a port's holder takes a while
 
     async def route_resolver(self, port: int) -> str:
         """One look, and changes only if something is not as it should be. Raises CommandFailed, as without a bridge."""

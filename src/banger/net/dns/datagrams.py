@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Final
+from typing import Final, cast
 
 from .message import Query
 from .responder import Responder
@@ -27,8 +27,7 @@ class Datagrams(asyncio.DatagramProtocol):
         self._full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # what asyncio gives is no subclass before Python 3.12
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         untrusted = data

@@ -35,6 +35,11 @@ class Streams:
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self._open.total()
+
     async def start(self, sock: socket.socket) -> None:
         """Serve on a listening, non-blocking socket, which is closed with this."""
         self._server = await asyncio.start_server(self._accept, sock=sock, backlog=_BACKLOG, limit=_MAX_QUERY + 2)
@@ -49,7 +54,7 @@ class Streams:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         source: str = (writer.get_extra_info("peername") or ("",))[0]
-        if self._open[source] >= self._per_source or self._open.total() >= MAX_CONNECTIONS:
+        if self._open[source] >= self._per_source or self.connections >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
         self._open[source] += 1
@@ -67,7 +72,18 @@ class Streams:
         finally:
             for task in asking:
                 task.cancel()
-            writer.transport.abort() if asking else writer.close()
+            await self._end(writer, source)
+
+    async def _end(self, writer: asyncio.StreamWriter, source: str) -> None:
+        """Let the client have what was written, but not for ever: until then it counts."""
+        try:
+            writer.close()
+            async with asyncio.timeout(self._idle):
+                await writer.wait_closed()
+        except (OSError, TimeoutError) as error:
+            log.debug("a client did not take its answers", extra={"source": source, "error": str(error)})
+        finally:
+            writer.transport.abort()
             self._open[source] -= 1
             if not self._open[source]:
                 del self._open[source]
