@@ -72,6 +72,11 @@ class Layout:
         return self.state / "bangerd.lock"
 
     @property
+    def boot_note(self) -> Path:
+        """Id of the last boot of the host after which machines were started by themselves."""
+        return self.state / "boot_id"
+
+    @property
     def daemon_start_lock(self) -> Path:
         """Flocked by a client while it starts a daemon."""
         return self.runtime / "start.lock"
