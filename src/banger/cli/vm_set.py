@@ -40,8 +40,8 @@ def set_command(
 ) -> None:
     """Change machines. Disks only grow; what they hold stays.
 
-    Sizes are changed while a machine is stopped, --ttl, --idle, --autostart and published ports at any time. A machine that was started with a network card can be cut
-    off (--no-nat) and connected again (--nat) while it runs; one that was started without must be stopped to get one.
+    Sizes are changed while a machine is stopped, --ttl, --idle, --autostart and published ports at any time. A machine that was started with a network
+    card can be cut off (--no-nat) and connected again (--nat) while it runs; one that was started without must be stopped to get one.
     """
     memory_mib = None if memory is None else memory // MIB
     request = SetVM(

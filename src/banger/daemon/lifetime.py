@@ -13,6 +13,7 @@ from typing import Final
 
 from .. import __version__
 from ..api import types as t
+from ..host.notify import notify
 from ..host.paths import Layout
 from ..model.errors import BangerError
 from .attach import AttachServer, Opener
@@ -98,6 +99,7 @@ class Daemon:
             # What could be recovered was; refusing all commands would not help the rest.
             log.exception("recovery is not complete")
         self._ready.set_result(context)
+        notify("READY=1")
         log.info("ready", extra={"version": __version__, "seconds": round(time.time() - self._started_at, 3)})
 
     def _refuse_all(self, error: BangerError) -> None:
@@ -115,6 +117,7 @@ class Daemon:
 
     async def _shut_down(self, starting: asyncio.Task[None], serving: asyncio.Task[None]) -> None:
         log.info("stopping")
+        notify("STOPPING=1")
         self._server.stop_listening()
         self._attach.stop_listening()
         self._remove_sockets()

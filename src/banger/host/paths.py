@@ -60,7 +60,7 @@ class Layout:
     @property
     def catalogs(self) -> tuple[Path, ...]:
         """Directories of catalogs beside the embedded one, in the order in which they win over each other."""
-        return Path("/etc/banger/catalog.d"), self.config / "catalog.d"
+        return tuple(dict.fromkeys((Path("/etc/banger/catalog.d"), self.config / "catalog.d")))
 
     @property
     def database(self) -> Path:
