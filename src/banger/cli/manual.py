@@ -27,7 +27,7 @@ _ENVIRONMENT: Final = (
 
 def manual_pages(root: click.Command) -> dict[str, bytes]:
     """Every page, compressed, by its file name such as ``banger-vm.1.gz``. The same words give the same bytes."""
-    with click.Context(root, info_name="banger") as context:
+    with click.Context(root, info_name="banger", **root.context_settings) as context:
         return {f"{_title(path)}.{SECTION}.gz": gzip.compress(_page(path, one).encode(), mtime=0) for path, one in _commands(context, ("banger",))}
 
 
@@ -74,8 +74,8 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _options(context: click.Context) -> list[str]:
-    records = [record for parameter in context.command.get_params(context) if (record := parameter.get_help_record(context)) is not None]
-    return _definitions("OPTIONS", records)
+    records = [parameter.get_help_record(context) for parameter in context.command.get_params(context)]
+    return _definitions("OPTIONS", [record for record in records if record is not None and record[1]])
 
 
 def _subcommands(path: tuple[str, ...], context: click.Context) -> list[str]:

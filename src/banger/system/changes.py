@@ -186,11 +186,11 @@ def check_writable(path: Path) -> None:
         raise BangerError(f"{place} {why}, so {path} cannot be made", hint=hint)
 
 
-def parents_below(root: Path, path: Path, made: Mapping[Path, object]) -> list[Path]:
-    """Directories between ``root`` and ``path`` that are not there and not in ``made``, the outermost first."""
+def missing_parents(path: Path, made: Mapping[Path, object]) -> list[Path]:
+    """Directories above ``path`` that are not there and not in ``made``, the outermost first."""
     missing = []
     for one in path.parents:
-        if one == root or one.exists():
+        if one.exists():
             break
         if one not in made:
             missing.append(one)

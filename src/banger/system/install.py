@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..model.installation import Installation
 from ..model.network import DEFAULT_BRIDGE, DEFAULT_SUBNET, network_plan
 from ..model.progress import Report
 from . import services
-from .changes import Change, Directory, File, Gone, Link, ProgramFiles, Undo, check_writable, parents_below
+from .changes import Change, Directory, File, Gone, Link, ProgramFiles, Undo, check_writable, missing_parents
 from .inventory import Inventory, read_inventory, write_inventory
 from .launchers import launcher
 from .owner import Owner, check_beyond_reach, find_owner, interpreter, kvm_group
@@ -95,7 +95,7 @@ def plan_install(places: Places, wish: Wish, documents: Mapping[Path, bytes], *,
     wanted, keep = _wanted(places, installation, owner, old, documents)
     directories = _directories(places, wanted)
     changes = [change for change in (*directories, *wanted) if not change.is_made()]
-    inventory = old.with_more(_outside(places, wanted, File), _outside(places, directories, Directory))
+    inventory = old.with_more(_outside(places, wanted, File), _outside(places, changes, Directory))
     gone = [Gone(places.at(name)) for name in sorted(old.files - _outside(places, wanted, File)) if not Gone(places.at(name)).is_made()]
     for change in (*changes, *gone):
         check_writable(change.path)
@@ -115,7 +115,7 @@ def carry_out(plan: Plan, report: Report) -> None:
         _write_inventory(plan, undo_by)
         for number, change in enumerate(plan.changes):
             report("files", change.describe(), progress=number / len(plan.changes))
-            undo_by(change.make())
+            undo_by(_make(change))
         if not plan.places.staged and plan.needs_services:
             if plan.fresh:
                 undo_by(services.stop)
@@ -147,6 +147,15 @@ def _put_back(plan: Plan) -> None:
         services.restart()
 
 
+def _make(change: Change) -> Undo:
+    try:
+        return change.make()
+    except OSError as error:
+        raise BangerError(
+            f"{change.describe()}: {error.strerror or error}", hint="nothing is left of what was installed just now; try again once it can be"
+        ) from error
+
+
 def _attempt(undo: Undo, report: Report) -> None:
     """The first failure is what the user has to know; one on the way back is told beside it."""
     try:
@@ -160,7 +169,7 @@ def _write_inventory(plan: Plan, undo_by: Callable[[Undo], None]) -> None:
     if not plan.changes:
         return
     library = plan.places.at(LIBRARY)
-    for one in (*parents_below(plan.places.root, library, {}), library):
+    for one in (*missing_parents(library, {}), library):
         undo_by(Directory(one).make())
     before = read_inventory(plan.places.inventory)
 
@@ -260,12 +269,13 @@ def _wanted(
 def _directories(places: Places, wanted: list[Change]) -> list[Directory]:
     found: dict[Path, Directory] = {}
     for change in wanted:
-        for path in parents_below(places.root, change.path, found):
+        for path in missing_parents(change.path, found):
             found[path] = Directory(path)
     return list(found.values())
 
 
-def _outside(places: Places, changes: list[Change] | list[Directory], kind: type[File | Directory]) -> frozenset[str]:
+def _outside(places: Places, changes: Sequence[Change], kind: type[File | Directory]) -> frozenset[str]:
     """Paths on the installed system of the changes of that kind outside of the program's own directory."""
     library = places.at(LIBRARY)
-    return frozenset(f"/{one.path.relative_to(places.root)}" for one in changes if isinstance(one, kind) and not one.path.is_relative_to(library))
+    paths = (one.path for one in changes if isinstance(one, kind) and not one.path.is_relative_to(library) and one.path != places.root)
+    return frozenset(f"/{path.relative_to(places.root)}" for path in paths if path.is_relative_to(places.root))

@@ -122,7 +122,6 @@ def carry_out(removal: Removal, report: Report, *, release: Release = release_ho
     problems: list[str] = []
 
     def attempt(what: str, action: Callable[[], object]) -> None:
-        report("remove", what)
         try:
             action()
         except (BangerError, OSError, ExceptionGroup) as error:
@@ -130,10 +129,13 @@ def carry_out(removal: Removal, report: Report, *, release: Release = release_ho
 
     systemd = not removal.places.staged and services.is_systemd()
     if systemd and removal.files:
+        report("services", "stopping daemon and helper")
         attempt("stopping the services", services.stop)
     installation = removal.installation
     if installation is not None and not removal.places.staged:
+        report("network", "removing the bridge and what belongs to it")
         attempt("removing the network", lambda: release(installation))
+    report("files", "removing files")
     for path in removal.files:
         attempt(str(path), lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]  # mypy does not see through the default
     if systemd:

@@ -23,7 +23,7 @@ After=$socket_unit network.target systemd-resolved.service
 Type=notify
 User=$owner
 Group=$gid
-$groups\
+${groups}\
 ExecStart=$daemon --system
 # Also after a clean end: `banger daemon stop` is how its owner has it read its configuration again.
 Restart=always
@@ -115,6 +115,8 @@ NoNewPrivileges=yes
 # What follows holds for the machines' processes too, which therefore see a host that they cannot write, and no home. Forwarding and cgroups are switched
 # here (no ProtectKernelTunables, no ProtectControlGroups), processes are looked at (no ProtectProc), and emulated CPUs make code (no MemoryDenyWriteExecute).
 ProtectSystem=strict
+# The lock of iptables-legacy.
+ReadWritePaths=-/run/xtables.lock
 ProtectHome=yes
 PrivateTmp=yes
 ProtectKernelModules=yes
@@ -131,7 +133,7 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
-SystemCallFilter=@system-service @sandbox
+SystemCallFilter=@system-service seccomp
 SystemCallErrorNumber=EPERM
 """)
 

@@ -54,7 +54,7 @@ def check_change(change: Change) -> None:
     if change == Change():
         raise BadRequest(
             "nothing to change",
-            hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --[no-]nat, --ttl, --idle, --[no-]autostart, --publish, --unpublish",
+            hint="name one of --vcpu, --memory, --disk-size, --system-overlay-size, --[no-]nat, --ttl, --idle, --[no-]autostart, --publish, --unpublish",
         )
     check_spec(
         vcpu_count=change.vcpu_count,
