@@ -14,7 +14,7 @@ from ..client import Client
 from ..helper.protocol import PrivilegedOps
 from ..host.files import remove_tree
 from ..host.installation import read_installation
-from ..model.errors import BangerError, NotStopped
+from ..model.errors import BadVersion, BangerError, NotStopped
 from ..model.installation import Installation
 from ..model.progress import Report
 from ..model.records import VMRecord, VMState
@@ -107,7 +107,12 @@ def end_machines(removal: Removal, report: Report, *, stop: bool, force: bool) -
         raise
     except BangerError as error:
         if not force:
-            error.hint = "sudo banger system restart, then try again; or --force, which kills what still runs"
+            again = (
+                "use the installed program: sudo /usr/local/bin/banger system uninstall"
+                if isinstance(error, BadVersion)
+                else "sudo banger system restart, then try again"
+            )
+            error.hint = f"{again}; or --force, which kills what still runs"
             raise
         report("machines", f"{error.message}; what still runs is killed", warning=True)
 

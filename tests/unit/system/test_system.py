@@ -22,6 +22,7 @@ pytestmark = [
 # The network's own code is tested elsewhere; here nothing was made that it could remove.
 UNINSTALL = """
 import sys
+sys.path[:0] = sys.argv.pop(1).split()
 from banger.system import uninstall
 uninstall.carry_out.__kwdefaults__["release"] = lambda _: None
 from banger.cli.main import main
@@ -36,7 +37,10 @@ def host(tmp_path: Path) -> Iterator[PrivateHost]:
 
 
 def uninstall(host: PrivateHost, *words: str) -> None:
-    done = host.run("/usr/bin/env", _python(), "-c", UNINSTALL, "system", "uninstall", *words)
+    """By the installed program, while there is one."""
+    current = host.path("/usr/local/lib/banger/current").is_symlink()
+    python = ("/usr/bin/python3", "-IS", "-c", UNINSTALL, "/usr/local/lib/banger/current") if current else (_python(), "-c", UNINSTALL, "")
+    done = host.run(*python, "system", "uninstall", *words)
     assert done.status == 0, done.err
 
 
@@ -170,13 +174,15 @@ def changes_by_itself(name: str) -> bool:
 def check_uninstall(host: PrivateHost, untouched: dict[str, str]) -> None:
     config = host.path("/etc/banger/config.toml")
     config.write_text('log_level = "debug"\n')
+    assert "use the installed program" in host.banger("system", "uninstall").err
     pid = int(str(daemon(host)["pid"]))
     before = host.snapshot()
     planned = host.run(_python(), "-m", "banger.cli.main", "system", "uninstall", "--dry-run")
     assert planned.out.splitlines()[0].startswith("stop and disable")
     assert host.snapshot() == before
     uninstall(host)
-    assert not host.path(f"/proc/{pid}").exists()
+    ended = host.path(f"/proc/{pid}/cmdline")
+    assert not ended.exists() or ended.read_bytes() == b"", "what has ended and waits for its parent has no words"
     left = {name for name in host.snapshot() if not name.startswith("/var/lib/banger/")} - set(untouched)
     assert left == {"/etc/banger", "/etc/banger/config.toml", "/var/lib/banger", "/var/cache/banger"}
     uninstall(host, "--purge")
