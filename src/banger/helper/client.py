@@ -223,8 +223,9 @@ class HelperClient:
             reply = await wire.receive(sock, limit=wire.MAX_REPLY_BYTES, descriptors=_MOST_RECEIVED)
         except OSError as error:
             raise _ConnectionLost(f"the helper went away: {error.strerror}", hint=_HINT) from error
-        if not reply.untrusted_payload:
-            raise _ConnectionLost("the helper went away without an answer", hint=_HINT)
+        if reply.fault or not reply.untrusted_payload:
+            wire.close_all(reply.descriptors)
+            raise _ConnectionLost(reply.fault or "the helper went away without an answer", hint=_HINT)
         return reply
 
 

@@ -18,7 +18,7 @@ from .. import __version__
 from ..host import sockets, systemd
 from ..host.installation import read_installation
 from ..host.logs import log_to_stderr
-from ..host.paths import INSTALL_FILE
+from ..host.paths import INSTALL_FILE, Layout
 from ..host.run import SEARCH_PATH, use_pidfd_child_watcher
 from ..model.errors import BadRequest, BangerError, NotFound
 from ..model.installation import Installation
@@ -69,15 +69,19 @@ async def _serve(listener: socket.socket, installation: Installation, manager: d
 
 def compose(installation: Installation) -> Scope:
     """What acts for this installation. The only place of the helper that names concrete classes."""
-    from .names.host_names import HostNames
+    from ..host.cgroups.choice import choose_groups, instance_of
+    from .names.host import HostNames
     from .network.host_network import HostNetwork
-    from .vmms.host_vmms import HostVmms
+    from .vmms.host import HostVmms
 
+    groups = choose_groups(instance_of(Layout.system().state))
+    if groups is None:
+        raise BangerError("this host has no cgroups in which a VMM could be bounded", hint="banger doctor says what is missing")
     plan = installation.network
     ops = PrivilegedOps(
-        network=HostNetwork(plan, reachable=installation.reachable, tap_owner_uid=installation.uid),
+        network=HostNetwork(plan, reachable=installation.reachable, tap_owner=installation.uid),
         names=HostNames(plan),
-        vmms=HostVmms(),
+        vmms=HostVmms(groups, for_another=True),
     )
     return Scope(ops=ops, plan=plan, uid=installation.uid)
 

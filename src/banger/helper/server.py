@@ -11,9 +11,9 @@ import errno
 import json
 import logging
 import socket
+import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,8 +63,6 @@ class HelperServer:
         self._bounds = bounds or Bounds()
         self._slots = asyncio.Semaphore(self._bounds.connections)
         self._calls: set[asyncio.Task[None]] = set()
-        # Closing a stranger's descriptor may wait for as long as he likes (a FUSE flush, SO_LINGER): never on the loop, nor where others' work waits.
-        self._closers = ThreadPoolExecutor(self._bounds.connections, thread_name_prefix="close")
 
     async def serve(self, listener: socket.socket, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then let the calls that run end. The listener stays open."""
@@ -89,7 +87,6 @@ class HelperServer:
             if late:
                 log.warning("calls were cut short", extra={"calls": len(late)})
                 await asyncio.wait(late, timeout=1.0)
-        self._closers.shutdown(wait=False, cancel_futures=True)
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -143,22 +140,20 @@ class HelperServer:
             return await self._act(message, record)
         finally:
             if message.descriptors:
-                await asyncio.get_running_loop().run_in_executor(self._closers, wire.close_all, message.descriptors)
+                await _close_elsewhere(message.descriptors)
 
     async def _request(self, sock: socket.socket) -> wire.Message:
         try:
             async with asyncio.timeout(self._bounds.request_seconds):
-                message = await wire.receive(sock, limit=wire.MAX_REQUEST_BYTES, descriptors=wire.MAX_DESCRIPTORS)
+                return await wire.receive(sock, limit=wire.MAX_REQUEST_BYTES, descriptors=wire.MAX_DESCRIPTORS)
         except TimeoutError:
             raise BadRequest(f"no request came within {self._bounds.request_seconds:g} s") from None
         except ConnectionError:
             raise BadRequest("the connection broke before a request came") from None
-        if not message.untrusted_payload:
-            wire.close_all(message.descriptors)
-            raise BadRequest("the request is empty")
-        return message
 
     async def _act(self, message: wire.Message, record: _Record) -> Answer:
+        if message.fault or not message.untrusted_payload:
+            raise BadRequest(message.fault or "the connection was closed before a request came")
         request: Request = decode_request(message)
         record.verb = request.verb
         current_op_id.set(request.op_id)
@@ -193,6 +188,22 @@ async def _next_connection(listener: socket.socket) -> socket.socket:
             continue
         sock.setblocking(False)
         return sock
+
+
+async def _close_elsewhere(descriptors: Sequence[int]) -> None:
+    """Close a stranger's descriptors, which may wait for as long as he likes (a FUSE flush, SO_LINGER): not on the loop, where others' work waits.
+
+    He waits with it, in one of his own places. The thread is a daemon's, so that it cannot hold up our end either.
+    """
+    loop, closed = asyncio.get_running_loop(), asyncio.Event()
+
+    def close() -> None:
+        wire.close_all(descriptors)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(closed.set)
+
+    threading.Thread(target=close, name="close", daemon=True).start()
+    await closed.wait()
 
 
 def _encode(reply: dict[str, Any]) -> bytes:

@@ -37,11 +37,11 @@ def decode_json(untrusted: bytes) -> object:
 
 
 def shown(value: object) -> str:
-    """A stranger's value as errors and logs repeat it: short and printable."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "an array"  # their repr may be as deep as their text was
-    text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
-    return ascii(text[:_SHOWN] + ("..." if len(text) > _SHOWN else ""))[1:-1]
+    """A stranger's value as errors and logs repeat it: short, ASCII, printable."""
+    if isinstance(value, dict | list):  # their repr may be as deep as their text was
+        return f"an {'object' if isinstance(value, dict) else 'array'} of {len(value)}"
+    text = ascii(value[:_SHOWN] if isinstance(value, str | bytes) else value)
+    return text[:_SHOWN] + ("..." if len(text) > _SHOWN else "")
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

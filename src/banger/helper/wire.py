@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..model.errors import BadRequest
-
 MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_REPLY_BYTES: Final = 192 * 1024
 """Below the usual net.core.wmem_default of 208 KiB, which bounds a message; a network of 1000 machines is told in less than 100 KiB."""
@@ -22,17 +20,19 @@ _INT_BYTES: Final = array.array("i").itemsize
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. Whoever has it closes its descriptors."""
+    """One message. Whoever has it closes its descriptors, also when it is faulty."""
 
     untrusted_payload: bytes
     """b"" when the peer has closed the connection."""
     descriptors: tuple[int, ...] = ()
+    fault: str = ""
+    """Why it is refused; "" when it is in order."""
 
 
 async def receive(sock: socket.socket, *, limit: int, descriptors: int) -> Message:
-    """The next message of a non-blocking socket. Received descriptors are closed on exec.
+    """The next message of a non-blocking socket; one of more than ``limit`` bytes or more descriptors than that has a fault.
 
-    Raises BadRequest for more than ``limit`` bytes or more descriptors than that, all of which are closed then; OSError when the connection broke.
+    Received descriptors are closed on exec. Raises OSError when the connection broke.
     """
     while True:
         try:
@@ -43,16 +43,12 @@ async def receive(sock: socket.socket, *, limit: int, descriptors: int) -> Messa
 
 def _receive_now(sock: socket.socket, limit: int, most: int) -> Message:
     payload, ancillary, flags, _ = sock.recvmsg(limit + 1, socket.CMSG_LEN(most * _INT_BYTES), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-    received = _descriptors(ancillary)
-    try:
-        if flags & socket.MSG_CTRUNC:
-            raise BadRequest(f"more than {most} descriptors, or none could be taken", hint="")
-        if flags & socket.MSG_TRUNC or len(payload) > limit:
-            raise BadRequest(f"the message is longer than {limit} bytes")
-    except BadRequest:
-        close_all(received)
-        raise
-    return Message(payload, received)
+    fault = ""
+    if flags & socket.MSG_CTRUNC:
+        fault = f"more than {most} descriptors came, or more than can be taken now"
+    elif flags & socket.MSG_TRUNC or len(payload) > limit:
+        fault = f"the message is longer than {limit} bytes"
+    return Message(payload, _descriptors(ancillary), fault)
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[int, ...]:
