@@ -148,7 +148,7 @@ def carry_out(removal: Removal, report: Report, *, release: Release = release_ho
     for path in removal.trees:
         if path != removal.places.at(LIBRARY):
             attempt(str(path), lambda path=path: remove_tree(path))  # type: ignore[misc]
-    if not problems:  # else the inventory is still needed
+    if not any(os.path.lexists(path) for path in removal.files):  # else the inventory is still needed
         attempt(str(removal.places.at(LIBRARY)), lambda: remove_tree(removal.places.at(LIBRARY)))
     for path in removal.directories:
         with contextlib.suppress(OSError):  # not empty, or gone with a tree

@@ -1,4 +1,4 @@
-"""A host of a test's own: a mount namespace with a copy of /etc, an empty /usr/local, /run, /var/lib and /var/cache, users, and a systemctl that stands in."""
+"""A host of a test's own: namespaces with a copy of /etc, an empty /usr/local, /run, /var/lib and /var/cache, users, and a systemctl that stands in."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PrivateHost:
     def __init__(self, scratch: Path) -> None:
         stand_in = Path(__file__).with_name("systemctl.py")
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SETUP, "sh", scratch, stand_in],
+            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SETUP, "sh", scratch, stand_in],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
@@ -62,7 +62,7 @@ class PrivateHost:
         """Run a command there, with an environment like that of sudo."""
         home = "/root" if uid == 0 else f"/run/homes/{'ada' if uid == OWNER[1] else 'bob'}"
         become = [] if uid == 0 else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        enter = ["nsenter", f"--target={self._init}", "--mount", "--pid", "--wd=/", *become]
+        enter = ["nsenter", f"--target={self._init}", "--mount", "--net", "--pid", "--wd=/", *become]
         env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home, "LANG": "C.UTF-8"}
         done = subprocess.run([*enter, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         return Done(done.returncode, done.stdout, done.stderr)
