@@ -49,9 +49,9 @@ RuntimeDirectoryPreserve=yes
 # ProtectProc or PrivateDevices), files with set-id bits (no RestrictSUIDSGID) and names of its own for the host (no ProtectHostname).
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID
 RestrictNamespaces=user mnt pid uts ipc net
-# Files of the owner's, anywhere, become images and are sent along to machines, so there is no ProtectHome and no PrivateTmp; it writes to its own directories.
-ProtectSystem=strict
-ReadWritePaths=-/tmp -/var/tmp
+# Files of the owner's, anywhere, become images and go along to machines, and images are exported to where the owner says: so no ProtectHome, no PrivateTmp,
+# and not "strict". What it may write elsewhere is what its owner may.
+ProtectSystem=full
 ProtectControlGroups=yes
 DevicePolicy=closed
 DeviceAllow=/dev/kvm rw
