@@ -28,8 +28,8 @@ GRANTED: list[str] = []
 @contextlib.contextmanager
 def connection(path: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(path)  # with a timeout it would not wait for a place in the backlog
         sock.settimeout(60)
-        sock.connect(path)
         yield sock
 
 
