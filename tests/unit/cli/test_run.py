@@ -66,6 +66,7 @@ def test_a_machine_whose_init_ends_says_so(daemon: FakeDaemon, banger: Shell) ->
 def test_options_reach_the_daemon_in_its_units(daemon: FakeDaemon, banger: Shell) -> None:
     daemon.streams["exec"] = says()
     words = "--name web --image alpine --vcpu 4 --memory 4GiB --disk-size 1G --system-overlay-size 512 --nat --wait booted --ttl 1h30m --idle 0".split()
+    words += "--cpu-quota 150% --disk-rate 20M --disk-iops 100 --net-rate 0".split()
     assert banger("vm", "run", *words, "--", "true").status == 0
     expected = {"name": "web", "image": "alpine", "vcpu_count": 4, "memory_mib": 4096, "work_disk_bytes": 1 << 30}
     expected |= {
@@ -78,6 +79,7 @@ def test_options_reach_the_daemon_in_its_units(daemon: FakeDaemon, banger: Shell
         "idle": 0.0,
         "publish": [],
         "credentials": "",
+        "rates": {"cpu_quota": 1.5, "disk_bytes_per_second": 20 << 20, "disk_operations_per_second": 100, "network_bytes_per_second": 0},
     }
     assert body_of(daemon, "POST /v1/vms") == expected
 

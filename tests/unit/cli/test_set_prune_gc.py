@@ -25,7 +25,7 @@ def done(result: object) -> Reply:
 def test_set_sends_what_was_named(daemon: FakeDaemon, banger: Shell) -> None:
     daemon.routes["POST /v1/vms/box/set"] = done(record())
     words = ("--vcpu", "3", "--memory", "1G", "--disk-size", "9G", "--system-overlay-size", "10G", "--no-nat", "-p", "8080:80", "--unpublish", "[::1]:9")
-    result = banger("vm", "set", "box", *words)
+    result = banger("vm", "set", "box", "--cpu-quota", "0.5", *words)
     assert (result.status, result.out) == (0, "box\n")
     assert daemon.calls[-1].json == {
         "vcpu_count": 3,
@@ -37,11 +37,12 @@ def test_set_sends_what_was_named(daemon: FakeDaemon, banger: Shell) -> None:
         "idle": None,
         "publish": [{"host_port": 8080, "guest_port": 80, "bind": "127.0.0.1"}],
         "unpublish": ["[::1]:9"],
+        "rates": {"cpu_quota": 0.5, "disk_bytes_per_second": None, "disk_operations_per_second": None, "network_bytes_per_second": None},
     }
     banger("vm", "set", "box", "--ttl", "2h", "--idle", "0")
-    assert {key: value for key, value in daemon.calls[-1].json.items() if value not in (None, [])} == {"ttl": 7200.0, "idle": 0.0}
+    assert {key: value for key, value in daemon.calls[-1].json.items() if value not in (None, []) and key != "rates"} == {"ttl": 7200.0, "idle": 0.0}
     banger("vm", "set", "box", "--nat")
-    assert {key: value for key, value in daemon.calls[-1].json.items() if value not in (None, [])} == {"nat": True}
+    assert {key: value for key, value in daemon.calls[-1].json.items() if value not in (None, []) and key != "rates"} == {"nat": True}
 
 
 @pytest.mark.parametrize(
