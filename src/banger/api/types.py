@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..model.forwards import Forward
+from ..model.machine import GroupUsage
 from ..model.rates import Rates
 from ..model.records import VMRecord, VMState, WorkspaceRecord
 from .messages import Reply, Request
@@ -298,20 +299,6 @@ class ProcessStats(Reply, frozen=True):
     """Shared pages by share; null where the host does not let the daemon see it."""
 
 
-class BoundsStats(Reply, frozen=True):
-    """What the kernel counts in the cgroup of a machine's VMM; null where it does not."""
-
-    cpu_periods: int | None
-    """Tenths of a second in which it ran under ``cpu_quota``."""
-    cpu_throttled_periods: int | None
-    """Those of them in which it had to wait."""
-    cpu_throttled_seconds: float | None
-    memory_bytes: int | None
-    """With the page cache of its files, which is given back when memory gets scarce."""
-    memory_max_bytes: int | None
-    oom_kills: int | None
-
-
 class FileSystem(Reply, frozen=True):
     """A file system of a guest."""
 
@@ -343,7 +330,7 @@ class VMStats(Reply, frozen=True):
     process: ProcessStats | None = None
     guest: GuestStats | None = None
     guest_error: str = ""
-    bounds: BoundsStats | None = None
+    bounds: GroupUsage | None = None
     """null also where VMMs run without a cgroup of their own."""
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..guest.agent import Agent, GuestStats, Listener
-from ..host.cgroups.protocol import GroupUsage
 from ..host.usage import cpu_seconds, memory_use
 from ..model.errors import BangerError, GuestTimeout
+from ..model.machine import GroupUsage
 from ..model.records import ProcessIdentity, VMRecord
 from .bounds import bounds_usage
 from .context import Live, Services

@@ -15,13 +15,13 @@ from ..helper.vmms.host import HostVmms
 from ..helper.vmms.programs import own_program
 from ..host import process
 from ..host.cgroups.choice import choose_groups, instance_of
-from ..host.cgroups.protocol import SYSTEM_INSTANCE, Groups, GroupUsage
+from ..host.cgroups.protocol import SYSTEM_INSTANCE, Groups
 from ..host.cgroups.scopes import SystemdScopes
 from ..host.kvm import KVM_DEVICE, kvm_groups
 from ..host.run import spawn
 from ..host.threads import run_to_end
 from ..model.errors import BadRequest, VmmError
-from ..model.machine import Limits
+from ..model.machine import GroupUsage, Limits
 from ..model.records import ProcessIdentity
 
 log = logging.getLogger(__name__)

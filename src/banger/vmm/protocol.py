@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from ..host.cgroups.protocol import GroupUsage
-from ..model.machine import Limits, MachineConfig
+from ..model.machine import GroupUsage, Limits, MachineConfig
 from ..model.records import ProcessIdentity, VMSpec
 
 

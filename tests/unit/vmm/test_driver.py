@@ -18,6 +18,7 @@ import pytest
 from banger.host import process
 from banger.host.files import make_sparse
 from banger.host.paths import VMLayout
+from banger.host.run import spawn
 from banger.model.errors import MissingTool, VmmError
 from banger.model.machine import Disk, MachineConfig, NetworkCard
 from banger.model.names import new_id
@@ -219,7 +220,7 @@ async def test_all_machines_are_found_with_one_look(vmm: QemuVmm, config: Machin
 
 async def test_what_a_cancelled_launch_has_started_is_found_at_once(vmm: QemuVmm, config: MachineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     await vmm.probe(config.kernel, config.initramfs)
-    begun, real = asyncio.Event(), launcher.spawn
+    begun, real = asyncio.Event(), spawn
     loop = asyncio.get_running_loop()
     started: list[ProcessIdentity] = []
 
@@ -229,7 +230,7 @@ async def test_what_a_cancelled_launch_has_started_is_found_at_once(vmm: QemuVmm
         started.append(real(*words, **keywords))
         return started[0]
 
-    monkeypatch.setattr(launcher, "spawn", slow)
+    monkeypatch.setattr("banger.vmm.launcher.spawn", slow)
     launching = asyncio.create_task(vmm.launch(config))
     await begun.wait()
     launching.cancel()

@@ -14,14 +14,13 @@ from typing import Any, Final
 
 from ...helper.protocol import Launch
 from ...host import facts, process, sockets
-from ...host.cgroups.protocol import GroupUsage
 from ...host.files import bound_log
 from ...host.kvm import KVM_DEVICE
 from ...host.paths import VMLayout
 from ...host.run import find_tool
 from ...host.threads import run_to_end
 from ...model.errors import BangerError, MissingTool, VmmError
-from ...model.machine import Limits, MachineConfig
+from ...model.machine import GroupUsage, Limits, MachineConfig
 from ...model.records import ProcessIdentity, VMSpec
 from ..launcher import DirectLauncher, Launcher
 from ..protocol import VmmProbe
