@@ -32,6 +32,8 @@ class CreateVM(Request, frozen=True):
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
     """Seconds without use after which it is stopped; 0 = never, omitted = as the instance's configuration says."""
+    autostart: bool = False
+    """The first daemon after a boot of the host starts it."""
     rates: Rates = Rates()
     start: bool = True
     wait: Wait = "ready"
@@ -62,7 +64,7 @@ class KillVM(Request, frozen=True):
 class SetVM(Request, frozen=True):
     """``POST /v1/vms/{ref}/set``: what a machine shall be; what is omitted stays. Sizes are bytes and only grow.
 
-    A machine that runs can change its published ports, ``ttl``, ``idle`` and, when it was started with a network card, ``nat``; at once.
+    A machine that runs can change its published ports, ``ttl``, ``idle``, ``autostart`` and, when it was started with a network card, ``nat``; at once.
     """
 
     vcpu_count: int | None = None
@@ -74,6 +76,8 @@ class SetVM(Request, frozen=True):
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
     """Seconds without use after which it is stopped; 0 = never."""
+    autostart: bool | None = None
+    """Whether the first daemon after a boot of the host starts it."""
     rates: Rates = Rates()
     """``cpu_quota`` changes at once also while it runs."""
     publish: tuple[Forward, ...] = ()

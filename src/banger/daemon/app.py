@@ -18,6 +18,7 @@ from ..model.errors import BadRequest
 from ..net.user import UserNetwork
 from ..storage.overlay import OverlayDisk
 from ..store import Database, ImageTable, KernelTable
+from ..vm.autostart import Autostart
 from ..vm.capabilities import Capabilities
 from ..vm.host_files import HostFiles
 from ..vm.published import PublishedPorts
@@ -74,10 +75,11 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
-    vmm = QemuVmm(layout.probe_cache, launcher=local_launcher(layout.state))
+    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, launcher=local_launcher(layout.state))
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)
+    autostart = Autostart(layout.boot_note, start=lambda vm_id, report: machines.start(vm_id, wait_booted=False, report=report), carry_out=operations.carry_out)
     machines = Machines(
         layout=layout,
         database=database,
@@ -86,7 +88,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         root_disk=OverlayDisk(),
         network=UserNetwork(),
         guest_deadline=deadline,
-        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports),
+        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports, autostart),
         config=config,
         carry_out=operations.carry_out,
     )

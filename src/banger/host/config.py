@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -25,8 +26,9 @@ Value = TypeVar("Value")
 
 Setting = str | int | float | tuple[FileSync, ...] | tuple[str, ...]
 
-_TABLES: Final = ("vm_defaults", "network")
+_TABLES: Final = ("vm_defaults", "network", "qemu")
 _NETWORK: Final = "network."
+_CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 
 def load_config(path: Path) -> Config:
@@ -79,7 +81,8 @@ def _config(values: Mapping[str, Setting]) -> Config:
     plain = {key: value for key, value in values.items() if key not in SIZE_KEYS and not key.startswith(_NETWORK)}
     sizes = {field: values[key] for key, field in SIZE_KEYS.items() if key in values}
     network = NetworkSettings(**{key.removeprefix(_NETWORK): value for key, value in values.items() if key.startswith(_NETWORK)})  # type: ignore[arg-type]
-    return Config(**plain, network=network, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
+    cpu_model = str(plain.pop("qemu.cpu_model", ""))
+    return Config(**plain, network=network, qemu_cpu_model=cpu_model, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
 
 
 # -- one reader per key: from what TOML holds to the value, or BadRequest ----------------------------------------------------------------------------
@@ -126,6 +129,12 @@ def _network_mode(untrusted: str) -> str:
     return untrusted
 
 
+def _cpu_model(untrusted: str) -> str:
+    if not _CPU_MODEL.fullmatch(untrusted):
+        raise BadRequest(f"{untrusted!r} cannot be a CPU model", hint="qemu-system-x86_64 -cpu help lists them")
+    return untrusted
+
+
 def _number(least: int, most: int, number: int) -> int:
     if not least <= number <= most:
         raise BadRequest(f"{number} is not between {least} and {most}")
@@ -152,6 +161,7 @@ _READERS: Final[dict[str, Callable[[object], Setting]]] = {
     "network.tap_pool_size": partial(_whole, partial(_number, 0, 64), 4),
     "network.reachable": _networks,
     "network.dns_port": partial(_whole, partial(_number, 1024, 65535), 42069),
+    "qemu.cpu_model": partial(_text, _cpu_model, "max"),
     "vm_defaults.vcpu": partial(_whole, check_vcpu, 2),
     "vm_defaults.memory_mib": partial(_whole, check_memory, 2048),
     "vm_defaults.disk_size": partial(_text, partial(_size, "disk-size"), "8G"),

@@ -63,6 +63,8 @@ class Config:
     """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
     file_sync: tuple[FileSync, ...] = ()
     network: NetworkSettings = NetworkSettings()
+    qemu_cpu_model: str = ""
+    """QEMU's name of the guests' CPU, such as ``max`` for virtualisation inside guests under TCG; "" = chosen by the accelerator."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """SizeDefaults field -> value, for those that the file decides."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +111,7 @@ def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
         own("network.tap_pool_size", config.network.tap_pool_size),
         own("network.reachable", ", ".join(config.network.reachable) or "none"),
         own("network.dns_port", config.network.dns_port),
+        own("qemu.cpu_model", config.qemu_cpu_model or "by accelerator"),
         size("vm_defaults.vcpu", defaults.vcpu_count),
         size("vm_defaults.memory_mib", defaults.memory_mib),
         size("vm_defaults.disk_size", format_size(defaults.work_disk_bytes)),

@@ -93,6 +93,14 @@ class PausesOnFullDisk(Protocol):
 
 
 @runtime_checkable
+class ShowsProcessors(Protocol):
+    """Optional, of a ``Machine``: it tells what its CPUs are at, for whoever asks why a guest hangs."""
+
+    async def processors(self) -> str:
+        """One line such as ``0 runs at ffffffff81c00ba0, 1 halted at ffffffff81c0a15b``: addresses of the guest. Raises VmmError when it does not answer."""
+
+
+@runtime_checkable
 class BoundsLogs(Protocol):
     """Optional: a driver whose machines write logs that the guest can make grow."""
 

@@ -77,6 +77,7 @@ def test_options_reach_the_daemon_in_its_units(daemon: FakeDaemon, banger: Shell
         "start": True,
         "ttl": 5400.0,
         "idle": 0.0,
+        "autostart": False,
         "publish": [],
         "credentials": "",
         "rates": {"cpu_quota": 1.5, "disk_bytes_per_second": 20 << 20, "disk_operations_per_second": 100, "network_bytes_per_second": 0},

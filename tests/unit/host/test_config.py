@@ -34,6 +34,9 @@ tap_pool_size = 0
 reachable = ["192.168.1.0/24"]
 dns_port = 5353
 
+[qemu]
+cpu_model = "max"
+
 [vm_defaults]
 vcpu = 3
 memory_mib = 1024
@@ -69,6 +72,7 @@ def test_every_key(tmp_path: Path) -> None:
         "file_sync": ("~/.netrc -> /root/.netrc, /srv/tools/ -> /root/tools", "config"),
         "network.mode": ("bridge", "config"), "network.bridge": ("box0", "config"), "network.subnet": ("10.77.0.0/24", "config"),
         "network.tap_pool_size": (0, "config"), "network.reachable": ("192.168.1.0/24", "config"), "network.dns_port": (5353, "config"),
+        "qemu.cpu_model": ("max", "config"),
         "vm_defaults.vcpu": (3, "config"), "vm_defaults.memory_mib": (1024, "config"),
         "vm_defaults.disk_size": ("16G", "config"), "vm_defaults.system_overlay_size": ("512M", "config"),
     }  # fmt: skip
@@ -81,6 +85,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
         "log_level": ("debug", "env"), "default_image_name": ("debian-bookworm", "builtin"), "auto_stop_stale_after": ("0", "builtin"),
         "file_sync": ("none", "builtin"), "mode": ("auto", "builtin"), "bridge": ("banger0", "builtin"), "subnet": ("172.30.86.0/24", "builtin"),
         "tap_pool_size": (4, "builtin"), "reachable": ("none", "builtin"), "dns_port": (42069, "builtin"),
+        "cpu_model": ("by accelerator", "builtin"),
         "vcpu": (4, "auto"), "memory_mib": (512, "config"), "disk_size": ("8G", "builtin"), "system_overlay_size": ("8G", "builtin"),
     }  # fmt: skip
 
@@ -113,6 +118,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
         ("[network]\ntap_pool_size = 65", "network.tap_pool_size: 65 is not between 0 and 64", "for example 4"),
         ("[network]\nreachable = 'x'", "network.reachable: an array of strings", "192.168"),
         ("[network]\nreachable = ['x']", "network.reachable: not an IPv4 network", "192.168"),
+        ("[qemu]\ncpu_model = 'max,+x'", "qemu.cpu_model: 'max,+x' cannot be a CPU model", "-cpu help"),
         ("vm_defaults = 3", "vm_defaults is a table, not a whole number", "[vm_defaults]"),
         ("log_level = ", "is not TOML: Invalid value (at end of document)", "a line looks like"),
         ('log_level = "info"\nlog_level = "info"', "Cannot overwrite a value", "a line looks like"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from banger.model.machine import Disk, MachineConfig, NetworkCard
 from banger.model.names import new_id
 from banger.model.records import ProcessIdentity
 from banger.vmm import launcher
-from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, PausesOnFullDisk, SwitchesLink, Vmm
+from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, PausesOnFullDisk, ShowsProcessors, SwitchesLink, Vmm
 from banger.vmm.qemu import driver
 from banger.vmm.qemu.driver import QemuMachine, QemuVmm
 from tests.unit.vmm.kernels import SAYS, tiny_kernel
@@ -267,3 +268,15 @@ async def test_a_machine_without_a_card_has_nothing_to_switch(vmm: QemuVmm, conf
     with pytest.raises(VmmError, match="refused"):
         await machine.switch_link(up=False)
     await machine.end()
+
+
+async def test_where_the_cpus_of_a_guest_are(vmm: QemuVmm, config: MachineConfig) -> None:
+    machine = await vmm.launch(replace(config, vcpu_count=2))
+    assert isinstance(machine, ShowsProcessors)
+    await console_says(machine, SAYS)
+    async with asyncio.timeout(20):  # the tiny kernel, at 1 MiB, halts right after its words, and the second CPU waits to be woken
+        while not re.fullmatch(r"0 halted at 0*1000[0-9a-f]{2}, 1 halted at [0-9a-f]+", await machine.processors()):
+            await asyncio.sleep(0.01)
+    await machine.end()
+    with pytest.raises(VmmError):
+        await machine.processors()

@@ -24,7 +24,7 @@ from ...model.machine import GroupUsage, Limits, MachineConfig
 from ...model.records import ProcessIdentity, VMSpec
 from ..launcher import DirectLauncher, Launcher
 from ..protocol import VmmProbe
-from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name
+from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name, translates_in_parallel
 from .limits import bounds_of
 from .probe import Prober, kvm_access, version_of
 from .qmp import Qmp
@@ -32,6 +32,7 @@ from .qmp import Qmp
 BINARY: Final = "qemu-system-x86_64"
 CONSOLE_LIMIT: Final = 8 * 1024 * 1024
 _NOBODY: Final = 65534
+_PLACE: Final = re.compile(r"\b[RE]IP=([0-9a-f]+).*?\bHLT=([01])")
 _NAME: Final = re.compile(machine_name("(?P<vm_id>[0-9a-f]{32})").encode())
 
 
@@ -69,6 +70,16 @@ class QemuMachine:
     async def go_on(self) -> None:
         """Let the guest run; QEMU tries the failed writes again first."""
         await self._ask("cont")
+
+    async def processors(self) -> str:
+        """Where each CPU of the guest is. A CPU that spins is caught at a random place of its loop."""
+        control = await self.connect_control()
+        try:
+            registers = str(await control.execute("human-monitor-command", {"command-line": "info registers -a"}))
+        finally:
+            await control.close()
+        found = _PLACE.findall(registers)
+        return ", ".join(f"{number} {'halted' if halted == '1' else 'runs'} at {place}" for number, (place, halted) in enumerate(found))
 
     async def _ask(self, command: str) -> dict[str, Any]:
         control = await self.connect_control()
@@ -129,7 +140,8 @@ class QemuVmm:
         if not probe.usable:
             raise VmmError(probe.note, hint=probe.hint)
         model = self._cpu_model or ("host" if probe.accelerator == "kvm" else FASTEST_TCG_CPU)
-        processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz())
+        parallel = translates_in_parallel(probe.version)
+        processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz(), parallel=parallel)
         return QemuMachine(await self._start(binary, config, processor), config.vm_dir, self._launcher)
 
     async def _start(self, binary: Path, config: MachineConfig, processor: Processor) -> ProcessIdentity:
