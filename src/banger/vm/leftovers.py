@@ -92,8 +92,8 @@ async def _find(services: Services) -> list[_Found]:
     rows |= _rows(services)
     images = await services.images.find_leftovers()
     return [
-        *(_machine(vm_id, machine) for vm_id, machine in machines.items() if vm_id not in rows),
-        *(_scope(services, vm_id) for vm_id in sorted(bounds) if vm_id not in rows or _idle(services, vm_id)),
+        *(_machine(services, vm_id, machine) for vm_id, machine in machines.items() if vm_id not in rows),
+        *(_scope(services, vm_id) for vm_id in sorted(bounds - machines.keys()) if vm_id not in rows or _idle(services, vm_id)),
         *(_helper(services, vm_id, one) for vm_id, some in helpers.items() if vm_id not in rows or _idle(services, vm_id) for one in some),
         *_in_machine_directories(services, rows),
         *(_path("staging", path, "", partial(services.images.discard_leftover, path)) for path in images),
@@ -122,12 +122,18 @@ def _idle(services: Services, vm_id: str) -> bool:
     return vm_id not in services.live and not services.locks.held(vm_id)
 
 
-def _machine(vm_id: str, machine: Machine) -> _Found:
-    return _Found(Leftover(kind="machine", what=f"process {machine.process.pid}", vm_id=vm_id), partial(end_unknown, machine))
+def _machine(services: Services, vm_id: str, machine: Machine) -> _Found:
+    """A process, and its bounds with it."""
+
+    async def end() -> None:
+        await end_unknown(machine)
+        await release_bounds(services, vm_id)
+
+    return _Found(Leftover(kind="machine", what=f"process {machine.process.pid}", vm_id=vm_id), end)
 
 
 def _scope(services: Services, vm_id: str) -> _Found:
-    """The bounds of a machine: removed after a process that is still in them."""
+    """Bounds without a process."""
     remove = partial(release_bounds, services, vm_id)
     return _Found(Leftover(kind="scope", what=f"cgroup of machine {vm_id}", vm_id=vm_id), partial(_unless_used, services, vm_id, remove))
 
