@@ -204,9 +204,9 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "network", "socket", "staging", "mount", "directory"]
+    kind: Literal["machine", "network", "tap", "socket", "staging", "mount", "directory"]
     what: str
-    """A path, or a process and its pid."""
+    """A path, a process and its pid, or the name of a tap."""
     vm_id: str = ""
     """The machine that it belonged to, when that is known."""
     removed: bool = False
@@ -309,8 +309,19 @@ class GuestStats(Reply, frozen=True):
     file_systems: tuple[FileSystem, ...]
 
 
+class NetworkStats(Reply, frozen=True):
+    """What has passed between a machine on the bridge and the outside since it was let out (``--nat``)."""
+
+    sent_packets: int
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+
+
 class VMStats(Reply, frozen=True):
-    """``GET /v1/vms/{ref}/stats``. ``process`` and ``guest`` are null when the machine does not run, ``guest`` also when ``guest_error`` says why."""
+    """``GET /v1/vms/{ref}/stats``. ``process`` and ``guest`` are null when the machine does not run, ``guest`` also when ``guest_error`` says why; ``network``
+    when it is not on a bridge or not let out.
+    """
 
     id: str
     name: str
@@ -321,6 +332,7 @@ class VMStats(Reply, frozen=True):
     process: ProcessStats | None = None
     guest: GuestStats | None = None
     guest_error: str = ""
+    network: NetworkStats | None = None
 
 
 class VMHealth(Reply, frozen=True):

@@ -31,6 +31,7 @@ def stats_reply(usage: Usage) -> t.VMStats:
         process=None if usage.process is None else _process(usage.process),
         guest=None if usage.guest is None else _guest(usage.guest),
         guest_error=usage.guest_error,
+        network=None if usage.traffic is None else same_fields(t.NetworkStats, usage.traffic),
     )
 
 

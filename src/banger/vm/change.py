@@ -11,6 +11,7 @@ from ..model.limits import check_spec
 from ..model.progress import Report
 from ..model.records import VMRecord, VMSpec, VMState
 from ..model.sizes import format_size
+from ..net.protocol import SwitchesNat
 from ..vmm.protocol import Machine, SwitchesLink
 from .context import Services
 from .steps import Procedure, Step
@@ -112,7 +113,10 @@ async def check_live_change(services: Services, record: VMRecord, spec: VMSpec, 
             f"{record.name} was started without a network card, and none can be plugged in while it runs",
             hint=f"banger vm stop {record.name}; banger vm set {record.name} --nat; banger vm start {record.name}",
         )
-    if record.runtime.has_card and not isinstance(machine, SwitchesLink):
+    if record.runtime.tap:
+        if not isinstance(services.network, SwitchesNat):
+            raise NotStopped(f"{record.name} is on a bridge that this daemon does not have ([network] mode)", hint=f"banger vm stop {record.name}")
+    elif record.runtime.has_card and not isinstance(machine, SwitchesLink):
         raise NotStopped(f"{record.runtime.vmm} cannot switch the network of a machine that runs", hint=f"banger vm stop {record.name}")
 
 
@@ -152,9 +156,13 @@ class _SetSteps:
         return context
 
     async def switch_network(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
-        """Of a machine that runs, if it was started with a card; after a crash it is looked for on the host, since nobody has adopted it yet."""
+        """Of a machine that runs, if it has a card of its own; after a crash it is looked for on the host, since nobody has adopted it yet. On a bridge the
+        host lets machines out (``vm/nat.py``), and their link stays up.
+        """
         record = self._services.vms.get(context.vm_id)
         if record is None or record.state is not VMState.RUNNING or not record.runtime.has_card or record.spec.nat == context.spec.nat:
+            return context
+        if record.runtime.tap:
             return context
         live = self._services.live.get(context.vm_id)
         machine: object = live.machine if live is not None else await self._services.vmm.adopt(context.vm_id, self._services.layout.vm(context.vm_id).root)

@@ -11,6 +11,7 @@ from ..host.process import end, is_alive
 from ..model.errors import VmmError
 from ..model.records import ProcessIdentity
 from .context import Services
+from .network import detach_network
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ async def cleanup_runtime(services: Services, vm_id: str) -> None:
     async def clean_up_capabilities() -> None:
         await services.capabilities.clean_up(vm_id)
 
-    async def detach_network() -> None:
-        await services.network.detach(vm_id, files)
+    async def release_network() -> None:
+        await detach_network(services, vm_id)
 
     async def remove_sockets() -> None:
         services.vmm.remove_sockets(files.root)
@@ -42,7 +43,7 @@ async def cleanup_runtime(services: Services, vm_id: str) -> None:
     parts = (
         ("vmm", end_vmm),
         ("capabilities", clean_up_capabilities),
-        ("network", detach_network),
+        ("network", release_network),
         ("sockets", remove_sockets),
         ("handles", clear_handles),
     )

@@ -14,6 +14,7 @@ from ..model.names import check_vm_name, generate_name, new_id
 from ..model.records import ImageRecord, VMRecord, VMRuntime, VMSpec, VMState
 from ..model.sizes import MIB
 from .context import Services
+from .network import new_address
 from .start import choose_uid
 
 _NAME_ATTEMPTS = 50
@@ -85,7 +86,7 @@ def resolve_spec(new: NewVM, defaults: SizeDefaults) -> VMSpec:
 
 
 def reserve(services: Services, new: NewVM, image: ImageRecord, spec: VMSpec) -> VMRecord:
-    """Insert the row of a new machine. Raises AlreadyExists when another caller took the name first."""
+    """Insert the row of a new machine. Raises AlreadyExists when another caller took the name first, NoSpace when there is no address for it."""
     with services.database.transaction():
         now = time.time()
         record = VMRecord(
@@ -98,7 +99,7 @@ def reserve(services: Services, new: NewVM, image: ImageRecord, spec: VMSpec) ->
             updated_at=now,
             touched_at=now,
             spec=spec,
-            runtime=VMRuntime(vmm=services.vmm.name, vmm_uid=choose_uid(services.vms.used_uids())),
+            runtime=VMRuntime(vmm=services.vmm.name, vmm_uid=choose_uid(services.vms.used_uids()), address=new_address(services)),
             remove=new.remove,
         )
         services.vms.insert(record)

@@ -54,7 +54,7 @@ class Descriptors:
     control: int
     """Listening unix socket for QMP."""
     network: int | None
-    """Connected stream socket of the network helper; None without a card or with the built-in network."""
+    """The card's tap, or the connected stream socket of the network helper; None without a card or with the built-in network."""
 
 
 def machine_name(vm_id: str) -> str:
@@ -141,6 +141,8 @@ def _disk(disk: Disk, fd: int, number: int) -> list[str]:
 
 def _network(card: NetworkCard, fd: int | None) -> list[str]:
     device = f"virtio-net-device,netdev={NETWORK},mac={card.mac}"
+    if card.tap:
+        return ["-netdev", f"tap,id={NETWORK},fd={fd},vhost=off", "-device", device]
     if fd is not None:
         return ["-netdev", f"stream,id={NETWORK},server=off,addr.type=fd,addr.str={fd}", "-device", f"{device},host_mtu={_LARGEST_MTU}"]
     nameserver = f",dns={card.nameservers[0]}" if card.nameservers else ""
