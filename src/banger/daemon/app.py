@@ -1,4 +1,4 @@
-"""The composition root: the one place that names concrete drivers and puts the services together."""
+"""The composition root: the one place (with host_network.py, for the network's) that names concrete drivers and puts the services together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ..image.kernels import KernelService
 from ..image.service import ImageService
 from ..model.config import Config, with_log_level
 from ..model.errors import BadRequest
-from ..net.user import UserNetwork
 from ..storage.overlay import OverlayDisk
 from ..store import Database, ImageTable, KernelTable
 from ..vm.capabilities import Capabilities
@@ -28,6 +27,7 @@ from ..vmm.qemu.driver import QemuVmm
 from .access import Access
 from .attach import Opener
 from .context import Context
+from .host_network import host_networking
 from .leases import Leases
 from .operations import Operations
 from .tokens import Tokens
@@ -77,15 +77,16 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)
+    network = host_networking(config.network, layout, database)
     machines = Machines(
         layout=layout,
         database=database,
         images=images,
         vmm=vmm,
         root_disk=OverlayDisk(),
-        network=UserNetwork(),
+        network=network.driver,
         guest_deadline=deadline,
-        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports),
+        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), *network.capabilities, ports),
         config=config,
         carry_out=operations.carry_out,
     )

@@ -44,8 +44,10 @@ class BridgeNetwork:
     The bridge is made by the first who needs it, and looked after every ``WATCH_SECONDS`` while machines are on it; nothing is polled else.
     """
 
-    def __init__(self, ops: NetworkOps, plan: NetworkPlan, rows: Rows, *, pool_size: int, note: Note, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
-        """``on_close``: what to do with the network when this process lets go of it while no machine is on it."""
+    def __init__(
+        self, ops: NetworkOps, plan: NetworkPlan, rows: Rows, *, pool_size: int, note: Note, on_close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """``on_close`` is the last thing that is done."""
         self._ops = ops
         self._plan = plan
         self._rows = rows
@@ -115,12 +117,13 @@ class BridgeNetwork:
         self._pool.settle_soon()
 
     async def close(self) -> None:
+        """End what runs in the background, then ``on_close``."""
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
         await self._pool.close()
-        if self._on_close is not None and not self._attached():
+        if self._on_close is not None:
             await self._on_close()
 
     # -- ListsTaps -------------------------------------------------------------------------------------------------------------------------------
