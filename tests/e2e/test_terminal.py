@@ -11,6 +11,25 @@ pytestmark = pytest.mark.timeout(200)
 
 PROMPT = "# "
 
+KEYS = """
+import os, select, signal, tty
+tty.setraw(0)
+woken, wake = os.pipe2(os.O_NONBLOCK)
+signal.set_wakeup_fd(wake)
+signal.signal(signal.SIGWINCH, lambda *_: None)
+keys = ""
+print("ready", flush=True)
+while not keys.endswith("."):
+    for fd in select.select([0, woken], [], [])[0]:
+        if fd == 0:
+            keys += os.read(0, 512).decode()
+        else:
+            os.read(woken, 512)
+            size = os.get_terminal_size(0)
+            print((size.lines, size.columns), flush=True)
+print("keys:", keys, "done", flush=True)
+"""
+
 
 def ask(terminal: Terminal, command: str) -> str:
     """Type a command at the prompt; returns its output. The words are split so that the echo of the input is not mistaken for output."""
@@ -41,16 +60,37 @@ def test_shell_in_a_machine(instance: Instance, box: str) -> None:
 
 
 def test_a_full_screen_program(instance: Instance, box: str) -> None:
-    """`less` asks for the size, draws, takes single keys, and gives the screen back."""
+    """`less` asks for the size, draws, draws anew at a resize, takes single keys, and gives the screen back; the shell has the new size afterwards."""
     with on_terminal(instance, "vm", "shell", box, rows=20, columns=60) as terminal:
         terminal.expect(PROMPT)
         terminal.type("seq -f 'line-%g' 500 >/tmp/lines; TERM=xterm less /tmp/lines\n")
         drawn = terminal.expect("line-19")
         assert "\x1b[?1049h" in drawn and "line-20" not in drawn
         terminal.type("G")
-        assert "line-482" in terminal.expect("line-500")
+        assert "line-482" in terminal.expect("(END)")
+        wait_until(lambda: "wait_woken" in instance.run("vm", "exec", box, "--", "sh", "-c", "cat /proc/$(pidof less)/wchan").out, "less waits for a key")
+        terminal.resize(40, 60)
+        # Not a key before it has drawn: a SIGWINCH makes less 590 leave its read by longjmp, and a key that it had just read is gone, on any terminal.
+        redrawn = terminal.expect("(END)")
+        assert "\x1b[2J" in redrawn and redrawn.count("\r\n") == 39, redrawn
         terminal.type("q")
         terminal.expect("\x1b[?1049l")
+        assert "40 60" in ask(terminal, "stty size")
+
+
+def test_no_key_is_lost_while_the_window_changes(instance: Instance, box: str) -> None:
+    """A program that takes keys and SIGWINCH without a race gets every key, in order, and the last size."""
+    instance.ok("vm", "exec", "-i", box, "--", "sh", "-c", "cat >/tmp/keys.py", stdin=KEYS.encode())
+    typed = "".join(chr(ord("a") + i % 26) for i in range(200)) + "!"
+    with on_terminal(instance, "vm", "exec", box, "--", "python3", "/tmp/keys.py") as terminal:
+        terminal.expect("ready")
+        for i, key in enumerate(typed):
+            terminal.resize(20 + i % 40, 60)
+            terminal.type(key)
+        terminal.resize(41, 133)
+        terminal.expect("(41, 133)")
+        terminal.type(".")
+        assert f"keys: {typed}." in terminal.expect("done")
 
 
 def test_control_c_ends_the_foreground_command_alone(instance: Instance, box: str) -> None:
