@@ -1,7 +1,7 @@
 """A real daemon over drivers without machines: ``python -m tests.fakes.daemon``, with BANGER_HOME set. The test's composition root.
 
-Points at which it is to be interrupted are in ``BANGER_HOME/plan`` (injection.py). FAKE_FAULTS are the guests' faults (vmm.c); FAKE_NETWORK=bridge has machines on a bridge (bridge.py); FAKE_MKE2FS=1 makes real
-file systems, FAKE_DRIVERS=none real machines.
+Points at which it is to be interrupted are in ``BANGER_HOME/plan`` (injection.py). FAKE_FAULTS are the guests' faults (vmm.c); FAKE_NETWORK=bridge puts
+machines on a bridge (bridge.py); FAKE_MKE2FS=1 makes real file systems, FAKE_DRIVERS=none real machines.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ..helper.protocol import NetworkOps
+from ..helper.protocol import NameOps, NetworkOps
 from ..host.installation import read_installation
 from ..host.paths import Layout
 from ..model.config import NetworkSettings
@@ -18,6 +18,7 @@ from ..net.user import UserNetwork
 from ..store import Database, VMTable
 from ..vm.capabilities import Capability
 from ..vm.nat import Nat
+from .names import start_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class HostNetworking:
 class _Privileged:
     """Who has the privileges for the bridge, and how its network is left behind."""
 
-    ops: NetworkOps
+    network: NetworkOps
+    names: NameOps
     plan: NetworkPlan
     leave: Callable[[], Awaitable[None]] | None
 
@@ -40,7 +42,7 @@ class _Privileged:
 def host_networking(settings: NetworkSettings, layout: Layout, database: Database) -> HostNetworking:
     """What ``[network] mode`` means for this instance. Raises BadRequest when it wants a bridge and nobody can make one, or another daemon has it."""
     privileged = _privileged(settings, layout)
-    return HostNetworking(driver=UserNetwork()) if privileged is None else _bridge(privileged, settings.tap_pool_size, database)
+    return HostNetworking(driver=UserNetwork()) if privileged is None else _bridge(privileged, settings, database)
 
 
 def _privileged(settings: NetworkSettings, layout: Layout) -> _Privileged | None:
@@ -49,19 +51,21 @@ def _privileged(settings: NetworkSettings, layout: Layout) -> _Privileged | None
     if layout == Layout.system() and (installation := read_installation()) is not None:
         from ..helper.client import privileged_ops
 
-        return _Privileged(privileged_ops().network, installation.network, None)
+        ops = privileged_ops()
+        return _Privileged(ops.network, ops.names, installation.network, None)
     if settings.mode == "auto":
         return None
     if os.geteuid() != 0:
         raise BadRequest('[network] mode = "bridge" needs root or an installed system', hint="sudo banger system install --owner $USER, or remove the line")
+    from ..helper.names.host import HostNames
     from ..helper.network.host_network import HostNetwork
 
     plan = network_plan(settings.bridge, settings.subnet)
-    ops = HostNetwork(plan, reachable=settings.reachable, tap_owner=os.geteuid())
-    return _Privileged(ops, plan, ops.remove_network)
+    network = HostNetwork(plan, reachable=settings.reachable, tap_owner=os.geteuid())
+    return _Privileged(network, HostNames(plan), plan, network.remove_network)
 
 
-def _bridge(privileged: _Privileged, pool_size: int, database: Database) -> HostNetworking:
+def _bridge(privileged: _Privileged, settings: NetworkSettings, database: Database) -> HostNetworking:
     from ..net.bridge import BridgeNetwork
 
     rows, claim = VMTable(database), _claim(privileged.plan.bridge)
@@ -76,8 +80,9 @@ def _bridge(privileged: _Privileged, pool_size: int, database: Database) -> Host
             await privileged.leave()
         claim.close()
 
-    driver = BridgeNetwork(privileged.ops, privileged.plan, rows, pool_size=pool_size, note=note, on_close=let_go)
-    return HostNetworking(driver=driver, capabilities=(Nat(driver),))
+    driver = BridgeNetwork(privileged.network, privileged.plan, rows, pool_size=settings.tap_pool_size, note=note, on_close=let_go)
+    # Nat makes the network when the daemon begins, and leaves it last.
+    return HostNetworking(driver=driver, capabilities=(Nat(driver), start_names(privileged.names, privileged.plan, settings)))
 
 
 def _claim(bridge: str) -> socket.socket:

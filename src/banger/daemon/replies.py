@@ -7,6 +7,7 @@ from typing import TypeVar
 from ..api import types as t
 from ..api.messages import Reply
 from ..guest.agent import GuestStats
+from ..host.cgroups.protocol import GroupUsage
 from ..host.paths import Layout
 from ..model.config import Setting
 from ..model.records import VMRecord
@@ -32,6 +33,7 @@ def stats_reply(usage: Usage) -> t.VMStats:
         guest=None if usage.guest is None else _guest(usage.guest),
         guest_error=usage.guest_error,
         network=None if usage.traffic is None else same_fields(t.NetworkStats, usage.traffic),
+        bounds=None if usage.bounds is None else _bounds(usage.bounds),
     )
 
 
@@ -43,6 +45,17 @@ def _process(usage: ProcessUsage) -> t.ProcessStats:
         cpu_seconds=usage.cpu_seconds,
         rss_bytes=usage.rss,
         pss_bytes=usage.pss,
+    )
+
+
+def _bounds(usage: GroupUsage) -> t.BoundsStats:
+    return t.BoundsStats(
+        cpu_periods=usage.cpu_periods,
+        cpu_throttled_periods=usage.cpu_throttled_periods,
+        cpu_throttled_seconds=usage.cpu_throttled_seconds,
+        memory_bytes=usage.memory,
+        memory_max_bytes=usage.memory_max,
+        oom_kills=usage.oom_kills,
     )
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..guest.agent import Agent, GuestStats, Listener
+from ..host.cgroups.protocol import GroupUsage
 from ..host.usage import cpu_seconds, memory_use
 from ..model.errors import BangerError, GuestTimeout
 from ..model.network import Traffic
 from ..model.records import ProcessIdentity, VMRecord
 from ..net.protocol import SwitchesNat
+from .bounds import bounds_usage
 from .context import Live, Services
 from .probe import MAX_PROBES, http_status, may_ask
 from .start import disk_usage
@@ -56,6 +58,8 @@ class Usage:
     work_allocated: int
     process: ProcessUsage | None = None
     guest: GuestStats | None = None
+    bounds: GroupUsage | None = None
+    """What its cgroup says; None without one."""
     guest_error: str = ""
     """Why the guest of a running machine did not say what it uses."""
     traffic: Traffic | None = None
@@ -115,8 +119,10 @@ class Observer:
         live = self._services.live.get(record.id)
         if live is None or not self._services.alive(record):
             return usage
-        process, (guest, error), traffic = await asyncio.gather(self._process(record.id, live.machine.process), _guest(live), self._traffic(record))
-        return replace(usage, process=process, guest=guest, guest_error=error, traffic=traffic)
+        process, (guest, error), bounds, traffic = await asyncio.gather(
+            self._process(record.id, live.machine.process), _guest(live), bounds_usage(self._services, record.id), self._traffic(record)
+        )
+        return replace(usage, process=process, guest=guest, guest_error=error, bounds=bounds, traffic=traffic)
 
     async def _traffic(self, record: VMRecord) -> Traffic | None:
         network = self._services.network

@@ -121,7 +121,7 @@ async def test_another_daemon_finds_and_ends_it_by_the_vm_s_id(network: UserNetw
     outward_address()
     attachment = await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     other = UserNetwork()
-    await other.detach(new_id(), VMLayout(files.root.parent))
+    await other.detach(new_id(), VMLayout(files.root.parent), NOWHERE)
     assert len(helpers()) == 2
     await other.detach(VM, files, NOWHERE)
     await gone(attachment)

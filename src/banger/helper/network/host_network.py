@@ -111,22 +111,29 @@ class HostNetwork:
         """See ``NetworkOps``. What bears our names and is not ours stays; so does forwarding where Docker relies on it."""
         async with self._ensuring, self._nat.lock:
             seen = await firewall.read(self._plan)
-            was_off = await self._remove_links()
+            was_off = await self._remove_taps()
             tables = await foreign.read_foreign(seen, self._plan.bridge)
             await foreign.leave_docker(tables, self._plan.bridge)
             await self._remove_tables(seen)
             if was_off and not foreign.has_docker(tables):
                 sysctl.set_forwarding(on=False)
+            await self._remove_bridge()
             self._nat.saw(())
             self._ensured = self._forwarding_was_off = False
 
-    async def _remove_links(self) -> bool:
-        """Remove taps and bridge; returns whether we had turned forwarding on."""
+    async def _remove_taps(self) -> bool:
+        """Remove the taps; returns whether we had turned forwarding on."""
         with _links() as links:
             bridge = links.find(self._plan.bridge)
-            ours = [bridge] if bridge is not None and is_ours(bridge, self._plan) else []
-            await run_to_end(delete_links, links, [*taps_of(links.all(), self._plan).values(), *ours])
-        return self._forwarding_was_off or any(link.alias == OURS_FORWARDING for link in ours)
+            await run_to_end(delete_links, links, list(taps_of(links.all(), self._plan).values()))
+        return self._forwarding_was_off or (bridge is not None and bridge.alias == OURS_FORWARDING)
+
+    async def _remove_bridge(self) -> None:
+        """Last of all, for it remembers what forwarding was: who ends before it leaves that to the next."""
+        with _links() as links:
+            bridge = links.find(self._plan.bridge)
+            if bridge is not None and is_ours(bridge, self._plan):
+                await run_to_end(delete_links, links, [bridge])
 
     async def _ensure(self) -> tuple[list[str], NetworkState]:
         find_tool("nft")
