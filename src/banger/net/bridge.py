@@ -187,10 +187,10 @@ class BridgeNetwork:
         if not state.repaired:
             return state
         async with self._turn:
-            attached = self._attached()
-            if attached:
-                await self._ops.set_nat(attached)
-        what, harmed = ", ".join(state.repaired), [address for address in attached if address != newcomer]
+            harmed = {address: nat for address, nat in self._attached().items() if address != newcomer}
+            if harmed:
+                await self._ops.set_nat(harmed)
+        what = ", ".join(state.repaired)
         log.log(logging.WARNING if harmed else logging.INFO, "the machines' network was made", extra={"bridge": self._plan.bridge, "what": what})
         for address in harmed:
             self._note(address, "repaired", f"gone from the host's network, and made again: {what}")
