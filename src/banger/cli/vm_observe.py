@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ..api.types import GuestStats, NetworkStats, Port, VMHealth, VMPing, VMPorts, VMStats
+from ..api.stats_types import GuestStats, NetworkStats, VMStats
+from ..api.types import Port, VMHealth, VMPing, VMPorts
 from ..client import Client
 from ..model.errors import NotFound
 from ..model.records import VMRecord, VMState
