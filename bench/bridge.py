@@ -23,9 +23,9 @@ from tests.e2e.instance import BIN, Instance, wait_until
 from tests.e2e.test_bridge import share_images
 from tests.net.namespaces import Namespace, namespace
 
-_ROUNDS: Final = 7
+_ROUNDS: Final = 9
 _PORT: Final = 7001
-_SIZE: Final = 64 << 20
+_SIZE: Final = 512 << 20
 _DELETIONS: Final = 10
 _SERVER: Final = """
 import socket
@@ -36,10 +36,10 @@ while True:
     with peer:
         word = peer.recv(1)
         if word == b"g":
-            for _ in range((64 << 20) // len(block)):
+            for _ in range((512 << 20) // len(block)):
                 peer.sendall(block)
         else:
-            left = 64 << 20
+            left = 512 << 20
             while left > 0 and (data := peer.recv(1 << 18)):
                 left -= len(data)
             peer.sendall(b".")
@@ -97,6 +97,7 @@ def _rates(instance: Instance, host: Namespace, plan: NetworkPlan) -> dict[str, 
             if over == "bare":
                 host.sh(f"nft flush ruleset; ip link set {tap} nomaster; ip addr del {plan.gateway}/{plan.subnet.prefixlen} dev {plan.bridge}")
                 host.sh(f"ip addr add {plan.gateway}/{plan.subnet.prefixlen} dev {tap}")
+            host.call(_transfer, address, b"s")  # who is where has to be asked first
             for way, word in (("to", b"s"), ("from", b"g")):
                 rate = host.call(_transfer, address, word)
                 if number > 0:

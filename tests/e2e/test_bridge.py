@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from tests import oracle
-from tests.e2e.conftest import on_disk
+from tests.e2e.conftest import Built, on_disk
 from tests.e2e.instance import BIN, Instance, wait_until
 from tests.net.lab import FAR, HOST, NEAR, PORT, server
 from tests.net.namespaces import Namespace, namespace
@@ -78,7 +78,7 @@ class Bridged:
 
 
 @pytest.fixture(scope="module")
-def bridged(instance: Instance) -> Iterator[Bridged]:
+def bridged(built: Built) -> Iterator[Bridged]:
     place = on_disk("banger-bridge-")
     with ExitStack() as stack:
         host, outside = stack.enter_context(namespace("host")), stack.enter_context(namespace("out"))
@@ -89,7 +89,7 @@ def bridged(instance: Instance) -> Iterator[Bridged]:
             stack.enter_context(server(where, PORT))
         # Not `ip netns exec`: that hides the cgroups, which lie below /sys.
         found = Instance(place / "home", program=("nsenter", f"--net=/run/netns/{host.name}", str(BIN / "banger")))
-        share_images(instance, found)
+        share_images(built.instance, found)
         (found.home / "config").mkdir(mode=0o700, exist_ok=True)
         (found.home / "config/config.toml").write_text(CONFIG)
         try:
@@ -201,7 +201,7 @@ def test_a_deleted_machine_leaves_nothing_and_the_last_takes_the_network_along(b
     assert [path for path in oracle.leftovers(instance) if "journal" in path] == []
 
 
-def test_a_second_daemon_does_not_take_the_same_bridge(bridged: Bridged, instance: Instance) -> None:
+def test_a_second_daemon_does_not_take_the_same_bridge(bridged: Bridged) -> None:
     place = on_disk("banger-bridge-")
     other = Instance(place / "home", program=bridged.instance.program)
     try:

@@ -48,7 +48,7 @@ async def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def test_the_address_is_for_life_and_the_tap_while_it_runs(instance: Bridged) -> None:
     record = await instance.create(replace(SMALL, nat=True))
     assert (record.runtime.network, record.runtime.address, record.runtime.tap) == ("bridge", "172.31.99.2", "fake0-2")
-    assert instance.wrong() == []
+    await eventually(lambda: instance.wrong() == [], "the pool has come to rest")
     stopped = await instance.machines.stop("box", timeout=5, report=silent)
     assert (stopped.runtime.address, stopped.runtime.tap) == ("172.31.99.2", "")
     await eventually(lambda: instance.wrong() == [], "the pool has come to rest")
@@ -84,7 +84,7 @@ async def test_nat_is_switched_while_it_runs_and_the_link_stays(instance: Bridge
         assert (await instance.machines.change("box", Change(nat=nat), report=silent)).spec.nat is nat
         assert instance.ops.nat() == ({record.runtime.address} if nat else set())
     assert instance.world.links == []
-    assert instance.wrong() == []
+    await eventually(lambda: instance.wrong() == [], "the pool has come to rest")
 
 
 async def test_nat_that_cannot_be_switched_is_told_and_not_recorded(instance: Bridged) -> None:
@@ -96,7 +96,7 @@ async def test_nat_that_cannot_be_switched_is_told_and_not_recorded(instance: Br
     driver._ops.broken = ""  # type: ignore[attr-defined]  # the same
     record = instance.machines.find("box")
     assert (record.spec.nat, record.runtime.last_error) == (True, "nft is gone")
-    assert instance.wrong() == []
+    await eventually(lambda: instance.wrong() == [], "the pool has come to rest")
 
 
 async def test_a_daemon_without_the_bridge_does_not_switch_it(instance: Bridged) -> None:
