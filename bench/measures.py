@@ -20,6 +20,8 @@ from banger.guest.agent import Agent
 from banger.host.paths import VMLayout
 from banger.storage.overlay import OverlayDisk
 from banger.storage.workdisk import prepare_work_disk
+from bench.attach import attach
+from bench.dns import dns
 from bench.forward import forward
 from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, spec_like_the_default
 from bench.images import images
@@ -206,4 +208,6 @@ MEASURES: Final[dict[str, Measure]] = {
     "workspace": workspace,
     "images": images,
     "forward": forward,
+    "attach": attach,
+    "dns": dns,
 }

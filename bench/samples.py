@@ -7,7 +7,9 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,9 @@ def seconds(argv: Sequence[str], environment: Mapping[str, str]) -> float:
     return elapsed
 
 
-def interleaved(rounds: int, **measures: Callable[[], float]) -> dict[str, list[float]]:
+def interleaved(rounds: int, **measures: Callable[[], Sample]) -> dict[str, list[Sample]]:
     """Take each measure once per round, so that what disturbs the machine disturbs all of them; one round before that is thrown away."""
-    samples: dict[str, list[float]] = {name: [] for name in measures}
+    samples: dict[str, list[Sample]] = {name: [] for name in measures}
     for number in range(rounds + 1):
         for name, measure in measures.items():
             value = measure()

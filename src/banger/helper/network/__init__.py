@@ -1,0 +1,1 @@
+"""The bridge's network on the host it runs in: what acts behind ``NetworkOps``."""
