@@ -104,6 +104,13 @@ def send_signal(process: ProcessIdentity, number: signal.Signals) -> bool:
         os.close(fd)
 
 
+def kill_child(process: ProcessIdentity) -> None:
+    """Kill a process that has just been started by this one, and reap it; it has not run for long enough to have children."""
+    send_signal(process, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, 0)
+
+
 async def wait_exit(process: ProcessIdentity) -> int | None:
     """Return when the process has ended (at once if it has); reaps it when it is our child.
 

@@ -62,6 +62,8 @@ PACKAGES: Final[dict[str, str]] = {
     "cc": "gcc libc6-dev",
     "git": "git",
     "setpriv": "util-linux",
+    "flock": "util-linux",
+    "busctl": "systemd",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }

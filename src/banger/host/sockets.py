@@ -31,11 +31,11 @@ def short_name(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def listen(path: Path, *, backlog: int = 128) -> socket.socket:
-    """A listening stream socket at ``path``, mode 0600 from birth, replacing what was there. The caller makes sure that nobody serves it."""
+def listen(path: Path, *, backlog: int = 128, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A listening socket at ``path``, mode 0600 from birth, replacing what was there. The caller makes sure that nobody serves it."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
         # The mode of a unix socket is that of its descriptor at bind (and the umask), so no moment exists in which others could connect.
         os.fchmod(sock.fileno(), 0o600)

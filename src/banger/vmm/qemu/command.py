@@ -41,19 +41,19 @@ class Processor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptors:
-    """Open descriptors of this process that QEMU inherits under the same numbers."""
+    """How the descriptors that QEMU inherits are named in its arguments: their numbers, or words that stand for them until it is started."""
 
-    kernel: int
-    initramfs: int
-    disks: tuple[int, ...]
+    kernel: int | str
+    initramfs: int | str
+    disks: tuple[int | str, ...]
     """In the order of the config's disks; opened read-only exactly where the disk is."""
-    console: int
+    console: int | str
     """Write-only, O_APPEND."""
-    agent: int
+    agent: int | str
     """Listening unix socket."""
-    control: int
+    control: int | str
     """Listening unix socket for QMP."""
-    network: int | None
+    network: int | str | None
     """Connected stream socket of the network helper; None without a card or with the built-in network."""
 
 
@@ -106,16 +106,16 @@ def _common(binary: Path, processor: Processor, vcpu_count: int, memory_mib: int
     ]
 
 
-def _boot(kernel: int, initramfs: int, arguments: str) -> list[str]:
+def _boot(kernel: int | str, initramfs: int | str, arguments: str) -> list[str]:
     # These two are opened by path; the magic link opens the file itself, whatever the directories above it allow.
     return ["-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}", "-append", arguments]
 
 
-def _console(fd: int) -> list[str]:
+def _console(fd: int | str) -> list[str]:
     return ["-add-fd", f"fd={fd},set={_CONSOLE_SET}", "-chardev", f"file,id=console,path=/dev/fdset/{_CONSOLE_SET},append=on", "-serial", "chardev:console"]
 
 
-def _channels(agent: int, control: int) -> list[str]:
+def _channels(agent: int | str, control: int | str) -> list[str]:
     return [
         *("-chardev", f"socket,id=control,fd={control},server=on,wait=off", "-mon", "chardev=control,mode=control"),
         *("-chardev", f"socket,id=agent,fd={agent},server=on,wait=off"),
@@ -123,7 +123,7 @@ def _channels(agent: int, control: int) -> list[str]:
     ]
 
 
-def _disk(disk: Disk, fd: int, number: int) -> list[str]:
+def _disk(disk: Disk, fd: int | str, number: int) -> list[str]:
     # Writable disks are locked, so that no second QEMU can ever open them; the base is shared. Zeros that the guest writes or
     # trims become holes in the sparse file.
     protocol = f"driver=file,node-name={disk.serial}-file,filename=/dev/fdset/{number},auto-read-only=off"
@@ -139,7 +139,7 @@ def _disk(disk: Disk, fd: int, number: int) -> list[str]:
     ]
 
 
-def _network(card: NetworkCard, fd: int | None) -> list[str]:
+def _network(card: NetworkCard, fd: int | str | None) -> list[str]:
     device = f"virtio-net-device,netdev={NETWORK},mac={card.mac}"
     if fd is not None:
         return ["-netdev", f"stream,id={NETWORK},server=off,addr.type=fd,addr.str={fd}", "-device", f"{device},host_mtu={_LARGEST_MTU}"]

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ...host import facts, process, sockets
 from ...host.files import bound_log
+from ...host.kvm import KVM_DEVICE
 from ...host.paths import VMLayout
 from ...host.run import find_tool, spawn
 from ...host.threads import run_to_end
@@ -22,7 +23,7 @@ from ...model.machine import MachineConfig
 from ...model.records import ProcessIdentity
 from ..protocol import VmmProbe
 from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name
-from .probe import KVM_DEVICE, Prober, kvm_access, version_of
+from .probe import Prober, kvm_access, version_of
 from .qmp import Qmp
 
 BINARY: Final = "qemu-system-x86_64"

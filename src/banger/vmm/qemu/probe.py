@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import re
-import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from ...host import facts, process
 from ...host.files import write_atomically
+from ...host.kvm import KVM_DEVICE, kvm_groups
 from ...host.run import run, spawn
 from ...model.errors import CommandFailed, VmmError
 from ..protocol import VmmProbe
@@ -24,7 +24,6 @@ from .command import Processor, probe_command
 
 log = logging.getLogger(__name__)
 
-KVM_DEVICE: Final = Path("/dev/kvm")
 PROBE_DEADLINE: Final = 10.0
 _OK: Final = b"banger-probe-ok"
 _KVM_FAILED: Final = b"KVM internal error"
@@ -57,11 +56,8 @@ def kvm_access(uid: int, device: Path = KVM_DEVICE) -> KvmAccess:
         )
     if uid < 0 and os.access(device, os.R_OK | os.W_OK):
         return KvmAccess(allowed=True)
-    if uid >= 0 and info.st_mode & (stat.S_IROTH | stat.S_IWOTH) == stat.S_IROTH | stat.S_IWOTH:
-        return KvmAccess(allowed=True)
-    # Only root can hand out a group, and never root's own.
-    if uid >= 0 and info.st_gid != 0 and info.st_mode & (stat.S_IRGRP | stat.S_IWGRP) == stat.S_IRGRP | stat.S_IWGRP:
-        return KvmAccess(allowed=True, groups=(info.st_gid,))
+    if uid >= 0 and (groups := kvm_groups(info)) is not None:
+        return KvmAccess(allowed=True, groups=groups)
     who = "you" if uid < 0 else "an unprivileged VMM"
     return KvmAccess(allowed=False, note=f"{who} may not open {device}: {_SLOW}", hint=_access_remedy(device, info, uid))
 
