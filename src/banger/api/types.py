@@ -30,6 +30,8 @@ class CreateVM(Request, frozen=True):
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
     """Seconds without use after which it is stopped; 0 = never, omitted = as the instance's configuration says."""
+    autostart: bool = False
+    """The first daemon after a boot of the host starts it."""
     start: bool = True
     wait: Wait = "ready"
     lease: str = ""
@@ -59,7 +61,7 @@ class KillVM(Request, frozen=True):
 class SetVM(Request, frozen=True):
     """``POST /v1/vms/{ref}/set``: what a machine shall be; what is omitted stays. Sizes are bytes and only grow.
 
-    A machine that runs can change its published ports, ``ttl``, ``idle`` and, when it was started with a network card, ``nat``; at once.
+    A machine that runs can change its published ports, ``ttl``, ``idle``, ``autostart`` and, when it was started with a network card, ``nat``; at once.
     """
 
     vcpu_count: int | None = None
@@ -71,6 +73,8 @@ class SetVM(Request, frozen=True):
     """Seconds after its start at which it is stopped; 0 = never."""
     idle: float | None = None
     """Seconds without use after which it is stopped; 0 = never."""
+    autostart: bool | None = None
+    """Whether the first daemon after a boot of the host starts it."""
     publish: tuple[Forward, ...] = ()
     """Ports of this host to publish besides."""
     unpublish: tuple[str, ...] = ()

@@ -40,6 +40,17 @@ def complete_kernels(ctx: click.Context, param: click.Parameter, incomplete: str
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
+def script_for(shell: str) -> str:
+    """What a shell has to evaluate: ``bash``, ``zsh`` or ``fish``."""
+    from click.shell_completion import get_completion_class
+
+    from .main import root
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    return kind(root, {}, "banger", "_BANGER_COMPLETE").source()
+
+
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -51,13 +62,7 @@ def completion(shell: str, as_json: bool) -> None:
     zsh:  eval "$(banger completion zsh)"         in ~/.zshrc
     fish: banger completion fish | source         in ~/.config/fish/config.fish
     """
-    from click.shell_completion import get_completion_class
-
-    from .main import root
-
-    kind = get_completion_class(shell)
-    assert kind is not None
-    script = kind(root, {}, "banger", "_BANGER_COMPLETE").source()
+    script = script_for(shell)
     if as_json:
         from .output import print_json
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..client.discovery import find_layout
 from ..host.files import explain_no_space
-from ..host.paths import Layout, private_directory
+from ..host.paths import private_directory
 from ..model.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def to_stdout() -> Iterator[Path]:
 
 @contextmanager
 def _spool_file() -> Iterator[Path]:
-    directory = Layout.from_environment().spool
+    directory = find_layout().spool
     private_directory(directory)
     with tempfile.TemporaryDirectory(dir=directory) as name:
         yield Path(name, "image")

@@ -81,6 +81,7 @@ _MACHINE_OPTIONS: Final = (
     ),
     click.option("--ttl", type=DURATION, default=0.0, show_default="never", help="Stop it so long after its start: 90s, 30m, 2h."),
     click.option("--idle", type=DURATION, help="Stop it when nobody has used it for so long; 0 = never (default: auto_stop_stale_after in config.toml)."),
+    click.option("--autostart", is_flag=True, help="Start it again after a boot of this host."),
     wait_option,
 )
 

@@ -24,6 +24,7 @@ _EPILOG = "Start here: banger vm run --rm -- uname -a"
         "image": (".image:image_group", "Images that machines start from."),
         "kernel": (".kernel:kernel_group", "Kernels that images boot with."),
         "daemon": (".daemon:daemon", "The daemon behind the commands."),
+        "system": (".system:system", "banger as a service of this host, for its administrator."),
         "config": (".config:config", "Settings of this instance."),
         "ssh-config": (".ssh_config:ssh_config", "What makes `ssh NAME.vm` work."),
         "gc": (".gc:gc", "Remove what no machine needs any more."),

@@ -51,6 +51,8 @@ def run(path: tuple[str, ...], remove: bool, detach: bool, no_bootstrap: bool, t
     """
     words = command_words()
     _check_words(path, words, remove=remove, detach=detach)
+    if remove and options["autostart"]:
+        raise BadRequest("--rm and --autostart exclude each other", hint="a machine that is deleted with its command cannot be started at boot")
     process = _process(words or (), options, detach=detach, workspace=bool(path))
     source = _find_source(path, options, bootstrap=not no_bootstrap)
     if options["dry_run"]:
@@ -179,6 +181,7 @@ def _request(client: Client, options: dict[str, Any], *, as_json: bool, start: b
         publish=options["publish"],
         ttl=options["ttl"],
         idle=options["idle"],
+        autostart=options["autostart"],
         wait=options["wait"],
         start=start,
         lease=lease,

@@ -20,6 +20,7 @@ from .vm_change import change_each
 @click.option("--nat/--no-nat", default=None, help="With or without a network card that reaches the internet.")
 @click.option("--ttl", type=DURATION, help="Stop it so long after its start: 90s, 30m, 2h; 0 = never.")
 @click.option("--idle", type=DURATION, help="Stop it when nobody has used it for so long; 0 = never.")
+@click.option("--autostart/--no-autostart", default=None, help="Whether it is started after a boot of this host.")
 @click.option("-p", "--publish", type=FORWARD, multiple=True, metavar="[BIND:]HOSTPORT:GUESTPORT", help="Publish a port, also while it runs.")
 @click.option("--unpublish", multiple=True, metavar="[BIND:]HOSTPORT", help="Publish it no more, also while it runs.")
 @json_option
@@ -32,14 +33,15 @@ def set_command(
     nat: bool | None,
     ttl: float | None,
     idle: float | None,
+    autostart: bool | None,
     publish: tuple[Forward, ...],
     unpublish: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Change machines. Disks only grow; what they hold stays.
 
-    Sizes are changed while a machine is stopped, --ttl, --idle and published ports at any time. A machine that was started with a network card can be cut
-    off (--no-nat) and connected again (--nat) while it runs; one that was started without must be stopped to get one.
+    Sizes are changed while a machine is stopped, --ttl, --idle, --autostart and published ports at any time. A machine that was started with a network
+    card can be cut off (--no-nat) and connected again (--nat) while it runs; one that was started without must be stopped to get one.
     """
     memory_mib = None if memory is None else memory // MIB
     request = SetVM(
@@ -50,6 +52,7 @@ def set_command(
         nat=nat,
         ttl=ttl,
         idle=idle,
+        autostart=autostart,
         publish=publish,
         unpublish=unpublish,
     )

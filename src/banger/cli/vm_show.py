@@ -100,6 +100,7 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("memory", f"{spec.memory_mib} MiB"),
         ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
+        ("autostart", "after a boot of the host" if spec.autostart else ""),
         ("network", _network(record)),
         ("published", "\n".join(_published(one, alive=detail.alive) for one in detail.published)),
         ("workspace", f"{runtime.workspace.guest_path} from {runtime.workspace.source_path}" if runtime.workspace else ""),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..client import Client
-from ..host.paths import Layout
+from ..client.discovery import find_layout
 from ..model.errors import BadRequest, NotFound
 from ..model.records import VMRecord, WorkspaceRecord
 
@@ -66,7 +66,7 @@ def sent_states(client: Client) -> SentStates:
     """What this host remembers to have sent to machines."""
     from ..workspace.state import SentStates
 
-    return SentStates((client.endpoint.layout or Layout.from_environment()).workspace_cache)
+    return SentStates((client.endpoint.layout or find_layout()).workspace_cache)
 
 
 def _absolute(client: Client, record: VMRecord, guest_path: str, user: str) -> str:

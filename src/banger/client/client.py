@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -25,6 +26,8 @@ READ_TIMEOUT: Final = 120.0
 """Seconds a read or call may take; ``doctor`` probes the host's KVM with a real guest."""
 CANCEL_TIMEOUT: Final = 20.0
 """Seconds we wait for a cancelled operation to be rolled back."""
+_SYSTEM_PATIENCE: Final = 5.0
+"""Seconds in which a daemon that systemd restarts may appear."""
 _LINE_LIMIT: Final = 64 * 1024
 _ANY_VERSION: Final = frozenset({"daemon.status", "daemon.stop"})
 """Calls that a client of another version may make: they are how one gets rid of an old daemon."""
@@ -139,6 +142,8 @@ class Client:
             raise DaemonUnreachable(f"cannot reach {self._endpoint.api}: {error.strerror or error}") from error
         if sock is not None:
             return sock
+        if self._endpoint.system:
+            return self._wait_for_system()
         if self._endpoint.layout is None:
             raise NoDaemon(f"nobody listens on {self._endpoint.api}", hint="start its daemon, or unset BANGER_SOCKET to use your own")
         if not self._start:
@@ -147,6 +152,15 @@ class Client:
             return start_daemon(self._endpoint.layout)
         except OSError as error:
             raise DaemonUnreachable(f"cannot start the daemon: {error}", hint="`banger doctor` may know more") from error
+
+    def _wait_for_system(self) -> socket.socket:
+        """The installed daemon is started by systemd alone, which may be about to do so: after an update, or `banger daemon stop`."""
+        until = time.monotonic() + (_SYSTEM_PATIENCE if self._start else 0.0)
+        while time.monotonic() < until:
+            time.sleep(0.05)
+            if sock := try_open(self._endpoint):
+                return sock
+        raise NoDaemon(f"the system's daemon does not run (nobody listens on {self._endpoint.api})", hint="sudo banger system restart")
 
     def _exchange(
         self, route: Route, params: Mapping[str, str] | None, request: Request | None, query: Mapping[str, str] | None, timeout: float | None
@@ -176,6 +190,8 @@ class Client:
         elif route.name not in _ANY_VERSION:
             op_id = response.headers.get("banger-op-id", "")
             hint = "run `banger daemon stop`; the next command starts the new daemon, and your machines keep running"
+            if self._endpoint.system:
+                hint = "sudo banger system restart; your machines keep running"
             raise BadVersion(f"the daemon is version {version}, this is banger {__version__}", hint=hint, op_id=op_id)
 
     def _check_version_once(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..host.paths import Layout, check_private
+from ..host.paths import INSTALL_FILE, Layout, check_private
 from ..host.sockets import connect, peer_of
 from ..model.errors import Unauthorized
 
@@ -23,11 +23,18 @@ class Endpoint:
     api: Path
     attach: Path
     layout: Layout | None
-    """The instance behind them, which we may start; None when the socket was named outright and starting it is somebody else's business."""
+    """The instance behind them; None when the socket was named outright."""
+    uid: int | None = None
+    """Who serves it, besides root; None = ourselves."""
 
     @classmethod
     def of(cls, layout: Layout) -> Endpoint:
         return cls(api=layout.api_socket, attach=layout.attach_socket, layout=layout)
+
+    @property
+    def system(self) -> bool:
+        """It is the installed system's, which systemd starts, not we."""
+        return self.layout == Layout.system()
 
     def open(self, path: Path) -> socket.socket:
         """Connect to ``api`` or ``attach``.
@@ -40,7 +47,7 @@ class Endpoint:
         sock = connect(path, timeout=CONNECT_TIMEOUT)
         try:
             owner = peer_of(sock).uid
-            if owner not in (os.getuid(), 0):
+            if owner not in (os.getuid() if self.uid is None else self.uid, 0):
                 raise Unauthorized(f"{path} is served by uid {owner}, which is neither you nor root", hint="unset BANGER_SOCKET, or name a socket of your own")
         except BaseException:
             sock.close()
@@ -49,9 +56,28 @@ class Endpoint:
 
 
 def find_endpoint(environment: Mapping[str, str] | None = None) -> Endpoint:
-    """The daemon that these environment variables mean: ``BANGER_SOCKET`` (never started by us), else the instance of ``BANGER_HOME`` or of the user."""
+    """The daemon that these environment variables mean: ``BANGER_SOCKET`` (never started by us), else that of ``find_layout``."""
     env = os.environ if environment is None else environment
     if named := env.get("BANGER_SOCKET"):
         api = Path(named).absolute()
         return Endpoint(api=api, attach=api.with_name("attach.sock"), layout=None)
-    return Endpoint.of(Layout.from_environment(env))
+    return Endpoint.of(find_layout(env))
+
+
+def find_layout(environment: Mapping[str, str] | None = None) -> Layout:
+    """The caller's instance: ``BANGER_HOME``, else the installed system's when it is theirs, else the one in their own directories.
+
+    Raises BadRequest or Unauthorized when it cannot be known whose the system is.
+    """
+    env = os.environ if environment is None else environment
+    return Layout.system() if not env.get("BANGER_HOME") and _owns_system() else Layout.from_environment(env)
+
+
+def _owns_system() -> bool:
+    """Whether banger is installed on this host for the caller. Others, root too, keep instances of their own."""
+    if not INSTALL_FILE.exists():
+        return False
+    from ..host.installation import read_installation  # what it imports takes longer than most commands have
+
+    installation = read_installation()
+    return installation is not None and installation.uid == os.getuid()

@@ -18,6 +18,7 @@ from ..model.errors import BadRequest
 from ..net.user import UserNetwork
 from ..storage.overlay import OverlayDisk
 from ..store import Database, ImageTable, KernelTable
+from ..vm.autostart import Autostart
 from ..vm.capabilities import Capabilities
 from ..vm.host_files import HostFiles
 from ..vm.published import PublishedPorts
@@ -77,6 +78,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)
+    autostart = Autostart(layout.boot_note, start=lambda vm_id, report: machines.start(vm_id, wait_booted=False, report=report), carry_out=operations.carry_out)
     machines = Machines(
         layout=layout,
         database=database,
@@ -85,7 +87,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
         root_disk=OverlayDisk(),
         network=UserNetwork(),
         guest_deadline=deadline,
-        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports),
+        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports, autostart),
         config=config,
         carry_out=operations.carry_out,
     )

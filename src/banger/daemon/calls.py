@@ -80,6 +80,7 @@ async def vm_create(context: Context, call: Call, operation: Operation) -> VMRec
         publish=body.publish,
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
+        autostart=body.autostart,
         start=body.start,
         wait_booted=body.wait == "booted",
         remove=lease is not None,
@@ -129,6 +130,7 @@ async def vm_set(context: Context, call: Call, operation: Operation) -> VMRecord
         nat=body.nat,
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
+        autostart=body.autostart,
         publish=body.publish,
         unpublish=body.unpublish,
     )

@@ -14,6 +14,7 @@ from typing import Final
 from .. import __version__
 from ..api import types as t
 from ..host.paths import Layout
+from ..host.systemd import notify
 from ..model.errors import BangerError
 from .attach import AttachServer, Opener
 from .context import Context
@@ -98,6 +99,7 @@ class Daemon:
             # What could be recovered was; refusing all commands would not help the rest.
             log.exception("recovery is not complete")
         self._ready.set_result(context)
+        _tell_systemd("READY=1")
         log.info("ready", extra={"version": __version__, "seconds": round(time.time() - self._started_at, 3)})
 
     def _refuse_all(self, error: BangerError) -> None:
@@ -115,6 +117,7 @@ class Daemon:
 
     async def _shut_down(self, starting: asyncio.Task[None], serving: asyncio.Task[None]) -> None:
         log.info("stopping")
+        _tell_systemd("STOPPING=1")
         self._server.stop_listening()
         self._attach.stop_listening()
         self._remove_sockets()
@@ -138,3 +141,11 @@ class Daemon:
                 await context.machines.close()
                 context.database.close()
             log.info("stopped")
+
+
+def _tell_systemd(state: str) -> None:
+    """Where systemd started us; what it does not hear is no reason to end anything."""
+    try:
+        notify(state)
+    except OSError as error:
+        log.warning("systemd could not be told", extra={"state": state, "error": str(error)})

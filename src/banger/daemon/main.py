@@ -25,7 +25,7 @@ from ..host.logs import log_to_file
 from ..host.paths import Layout, private_directory
 from ..host.run import use_pidfd_child_watcher
 from ..model.config import LOG_LEVELS
-from ..model.errors import BangerError, Unauthorized
+from ..model.errors import BangerError, NotFound, Unauthorized
 
 if TYPE_CHECKING:
     from .attach import Opener
@@ -50,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; returns the exit status."""
     options = _parse(argv)
     os.umask(0o077)
-    layout = Layout.from_environment()
+    layout = Layout.system() if options.system else Layout.from_environment()
     try:
+        if options.system:
+            check_owner()
         prepare_directories(layout)
         lock = acquire(layout)
     except AlreadyRunning as error:
@@ -67,9 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.close(lock)
 
 
+def check_owner() -> None:
+    """Raises NotFound unless banger is installed on this host, Unauthorized unless we are its owner, who is never root."""
+    from ..host.installation import read_installation
+
+    installation = read_installation()
+    if installation is None:
+        raise NotFound("banger is not installed as a service of this host", hint="sudo banger system install --owner USER")
+    if os.getuid() != installation.uid:
+        message = f"the installed daemon runs as {installation.owner} (uid {installation.uid}), not as uid {os.getuid()}"
+        raise Unauthorized(message, hint="systemd starts it: sudo banger system restart")
+
+
 def prepare_directories(layout: Layout) -> None:
-    """Make the instance's directories, or check that they are ours and private. Raises Unauthorized or OSError."""
-    for path in (layout.state, layout.config, layout.cache, layout.runtime):
+    """Make the instance's directories, or check that they are ours and private (the system's configuration is root's). Raises Unauthorized or OSError."""
+    for path in (layout.state, layout.cache, layout.runtime, *(() if layout == Layout.system() else (layout.config,))):
         try:
             private_directory(path)
         except (FileExistsError, NotADirectoryError) as error:
@@ -146,6 +160,7 @@ def _raise_descriptor_limit() -> None:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bangerd", description="The daemon of banger. The banger command starts it when it is needed.")
     parser.add_argument("--version", action="version", version=f"bangerd {__version__}")
+    parser.add_argument("--system", action="store_true", help="serve the machines of this host's owner (banger system install); started by systemd")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="default: $BANGER_LOG_LEVEL, else log_level in config.toml, else info")
     options = parser.parse_args(argv)
     from_environment = os.environ.get("BANGER_LOG_LEVEL", "").lower()

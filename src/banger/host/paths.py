@@ -60,7 +60,7 @@ class Layout:
     @property
     def catalogs(self) -> tuple[Path, ...]:
         """Directories of catalogs beside the embedded one, in the order in which they win over each other."""
-        return Path("/etc/banger/catalog.d"), self.config / "catalog.d"
+        return tuple(dict.fromkeys((Path("/etc/banger/catalog.d"), self.config / "catalog.d")))
 
     @property
     def database(self) -> Path:
@@ -70,6 +70,11 @@ class Layout:
     def daemon_lock(self) -> Path:
         """Flocked by the one daemon of this instance for as long as it lives."""
         return self.state / "bangerd.lock"
+
+    @property
+    def boot_note(self) -> Path:
+        """Id of the last boot of the host after which machines were started by themselves."""
+        return self.state / "boot_id"
 
     @property
     def daemon_start_lock(self) -> Path:

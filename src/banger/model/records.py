@@ -33,6 +33,8 @@ class VMSpec:
     """It is stopped when nobody has used it for so long; 0 = never, None = as the instance's configuration says."""
     publish: tuple[Forward, ...] = ()
     """Ports of this host that lead into it while it runs."""
+    autostart: bool = False
+    """The first daemon after a boot of the host starts it."""
     cpu_quota: float = 0.0
     """CPUs that its VMM may use at once; 0 = as many as there are."""
     disk_bytes_per_second: int = 0

@@ -27,6 +27,7 @@ class Change:
     nat: bool | None = None
     ttl_seconds: float | None = None
     idle_seconds: float | None = None
+    autostart: bool | None = None
     publish: tuple[Forward, ...] = ()
     """Ports of this host to publish besides."""
     unpublish: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ def check_change(change: Change) -> None:
     if change == Change():
         raise BadRequest(
             "nothing to change",
-            hint="name at least one of --vcpu, --memory, --disk-size, --system-overlay-size, --nat, --no-nat, --ttl, --idle, --publish, --unpublish",
+            hint="name one of --vcpu, --memory, --disk-size, --system-overlay-size, --[no-]nat, --ttl, --idle, --[no-]autostart, --publish, --unpublish",
         )
     check_spec(
         vcpu_count=change.vcpu_count,
@@ -77,6 +78,7 @@ def changed_spec(record: VMRecord, change: Change) -> VMSpec:
         nat=spec.nat if change.nat is None else change.nat,
         ttl_seconds=spec.ttl_seconds if change.ttl_seconds is None else change.ttl_seconds,
         idle_seconds=spec.idle_seconds if change.idle_seconds is None else change.idle_seconds,
+        autostart=spec.autostart if change.autostart is None else change.autostart,
         publish=_published(spec.publish, change),
     )
 
@@ -102,7 +104,7 @@ async def check_live_change(services: Services, record: VMRecord, spec: VMSpec, 
     """Refuse what a machine that runs cannot become: NotStopped, which names the verbs to use; what ``check_publish`` raises for ports that are new to it."""
     held = {one.endpoint for one in record.spec.publish}
     await services.capabilities.check_publish([one for one in spec.publish if one.endpoint not in held])
-    live = replace(record.spec, nat=spec.nat, ttl_seconds=spec.ttl_seconds, idle_seconds=spec.idle_seconds, publish=spec.publish)
+    live = replace(record.spec, nat=spec.nat, ttl_seconds=spec.ttl_seconds, idle_seconds=spec.idle_seconds, autostart=spec.autostart, publish=spec.publish)
     if live != spec:
         raise NotStopped(f"{record.name} is running; what it is made of can only be changed while it is stopped", hint=f"banger vm stop {record.name}")
     if spec.nat == record.spec.nat:

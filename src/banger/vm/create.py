@@ -33,6 +33,7 @@ class NewVM:
     publish: tuple[Forward, ...] = ()
     ttl_seconds: float = 0.0
     idle_seconds: float | None = None
+    autostart: bool = False
     start: bool = True
     wait_booted: bool = False
     remove: bool = False
@@ -46,6 +47,8 @@ async def check_new(services: Services, new: NewVM) -> None:
         check_vm_name(new.name)
         if services.vms.get_by_name(new.name) is not None:
             raise AlreadyExists(f"a machine named {new.name!r} already exists", hint=f"choose another --name, or: banger vm delete {new.name}")
+    if new.autostart and new.remove:
+        raise BadRequest("a machine that is deleted with its command cannot be started at boot", hint="leave out --rm or --autostart")
     _check_host_memory(new.memory_mib)
     check_spec(
         vcpu_count=new.vcpu_count,
@@ -81,6 +84,7 @@ def resolve_spec(new: NewVM, defaults: SizeDefaults) -> VMSpec:
         publish=new.publish,
         ttl_seconds=new.ttl_seconds,
         idle_seconds=new.idle_seconds,
+        autostart=new.autostart,
     )
 
 

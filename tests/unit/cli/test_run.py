@@ -76,6 +76,7 @@ def test_options_reach_the_daemon_in_its_units(daemon: FakeDaemon, banger: Shell
         "start": True,
         "ttl": 5400.0,
         "idle": 0.0,
+        "autostart": False,
         "publish": [],
         "credentials": "",
     }

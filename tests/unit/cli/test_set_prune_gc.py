@@ -35,6 +35,7 @@ def test_set_sends_what_was_named(daemon: FakeDaemon, banger: Shell) -> None:
         "nat": False,
         "ttl": None,
         "idle": None,
+        "autostart": None,
         "publish": [{"host_port": 8080, "guest_port": 80, "bind": "127.0.0.1"}],
         "unpublish": ["[::1]:9"],
     }

@@ -1,0 +1,1 @@
+"""banger as a service of the host: installed, updated and removed by an administrator."""
