@@ -34,8 +34,7 @@ def bundle_program(place: Path) -> Path:
     packages = next((venv / "lib").glob("python3*/site-packages"))
     for name in dependencies("banger"):
         _copy_distribution(name, packages)
-    for script in ("banger", "bangerd"):
-        path = venv / "bin" / script
+    for path in (venv / "bin").glob("banger*"):
         path.write_text(re.sub(r"\A#!.*", f"#!/{PROGRAM}/bin/python3", path.read_text()))
     # Byte code that is believed without a look at the source: compiling takes ten times as long inside.
     subprocess.run([sys.executable, "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", "-s", venv, "-p", f"/{PROGRAM}", packages], check=True)
