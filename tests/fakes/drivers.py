@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -62,6 +63,9 @@ class FakeMachine:
 
     async def switch_link(self, *, up: bool) -> None:
         await asyncio.sleep(0)
+
+    async def signal(self, name: str) -> bool:
+        return process.send_signal(self.process, signal.Signals[f"SIG{name}"])
 
     async def end(self) -> None:
         await process.end(self.process)

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..model.forwards import Forward
+from ..model.rates import Rates
 from ..model.records import VMRecord, VMState, WorkspaceRecord
 from .messages import Reply, Request
 
@@ -32,6 +33,7 @@ class CreateVM(Request, frozen=True):
     """Seconds without use after which it is stopped; 0 = never, omitted = as the instance's configuration says."""
     autostart: bool = False
     """The first daemon after a boot of the host starts it."""
+    rates: Rates = Rates()
     start: bool = True
     wait: Wait = "ready"
     lease: str = ""
@@ -75,6 +77,8 @@ class SetVM(Request, frozen=True):
     """Seconds without use after which it is stopped; 0 = never."""
     autostart: bool | None = None
     """Whether the first daemon after a boot of the host starts it."""
+    rates: Rates = Rates()
+    """``cpu_quota`` changes at once also while it runs."""
     publish: tuple[Forward, ...] = ()
     """Ports of this host to publish besides."""
     unpublish: tuple[str, ...] = ()
@@ -208,7 +212,7 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "network", "socket", "staging", "mount", "directory"]
+    kind: Literal["machine", "scope", "network", "socket", "staging", "mount", "directory"]
     what: str
     """A path, or a process and its pid."""
     vm_id: str = ""
@@ -294,6 +298,20 @@ class ProcessStats(Reply, frozen=True):
     """Shared pages by share; null where the host does not let the daemon see it."""
 
 
+class BoundsStats(Reply, frozen=True):
+    """What the kernel counts in the cgroup of a machine's VMM; null where it does not."""
+
+    cpu_periods: int | None
+    """Tenths of a second in which it ran under ``cpu_quota``."""
+    cpu_throttled_periods: int | None
+    """Those of them in which it had to wait."""
+    cpu_throttled_seconds: float | None
+    memory_bytes: int | None
+    """With the page cache of its files, which is given back when memory gets scarce."""
+    memory_max_bytes: int | None
+    oom_kills: int | None
+
+
 class FileSystem(Reply, frozen=True):
     """A file system of a guest."""
 
@@ -325,6 +343,8 @@ class VMStats(Reply, frozen=True):
     process: ProcessStats | None = None
     guest: GuestStats | None = None
     guest_error: str = ""
+    bounds: BoundsStats | None = None
+    """null also where VMMs run without a cgroup of their own."""
 
 
 class VMHealth(Reply, frozen=True):

@@ -9,6 +9,7 @@ import click
 
 from ..model.durations import parse_duration
 from ..model.forwards import Forward, parse_forward
+from ..model.rates import Rates, parse_cpu_quota
 from ..model.sizes import parse_size
 from .completion import complete_images
 from .parameters import image_word, vm_name, wait_option
@@ -55,6 +56,23 @@ class _Duration(click.ParamType[float]):
 
 DURATION: Final = _Duration()
 
+
+class _CpuQuota(click.ParamType[float]):
+    """``150%`` or ``1.5``; ``0`` = no limit. Converts to CPUs."""
+
+    name = "cpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return value if isinstance(value, float) else parse_cpu_quota(str(value))
+
+
+_RATE_OPTIONS: Final = (
+    click.option("--cpu-quota", type=_CpuQuota(), help="How much CPU it may use at once, such as 150% or 1.5; 0 = no limit."),
+    click.option("--disk-rate", type=BUDGET, help="Bytes that each of its disks moves per second, such as 20M; 0 = no limit."),
+    click.option("--disk-iops", type=int, help="Requests that each of its disks serves per second; 0 = no limit."),
+    click.option("--net-rate", type=BUDGET, help="Bytes per second and direction of its network; 0 = no limit."),
+)
+
 _SIZE_OPTIONS: Final = (
     click.option("--vcpu", type=int, help="Virtual CPUs."),
     click.option("--memory", type=SIZE, help="Memory, such as 512M or 4G; a bare number means MiB."),
@@ -82,6 +100,7 @@ _MACHINE_OPTIONS: Final = (
     click.option("--ttl", type=DURATION, default=0.0, show_default="never", help="Stop it so long after its start: 90s, 30m, 2h."),
     click.option("--idle", type=DURATION, help="Stop it when nobody has used it for so long; 0 = never (default: auto_stop_stale_after in config.toml)."),
     click.option("--autostart", is_flag=True, help="Start it again after a boot of this host."),
+    *_RATE_OPTIONS,
     wait_option,
 )
 
@@ -91,6 +110,23 @@ def machine_options(function: F) -> F:
     for option in reversed(_MACHINE_OPTIONS):
         function = option(function)
     return function
+
+
+def rate_options(function: F) -> F:
+    """The options that say how fast a machine may be."""
+    for option in reversed(_RATE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def rates_of(options: dict[str, Any]) -> Rates:
+    """What ``rate_options`` have been given."""
+    return Rates(
+        cpu_quota=options["cpu_quota"],
+        disk_bytes_per_second=options["disk_rate"],
+        disk_operations_per_second=options["disk_iops"],
+        network_bytes_per_second=options["net_rate"],
+    )
 
 
 def size_options(function: F) -> F:

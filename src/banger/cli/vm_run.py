@@ -17,7 +17,7 @@ from ..model.errors import BadRequest, BangerError, ChannelLost, NotFound
 from ..model.records import VMRecord, VMState
 from ..model.sizes import MIB, format_size
 from .failures import SessionCommand, command_words, report_error
-from .machine import machine_options
+from .machine import machine_options, rates_of
 from .output import print_json
 from .parameters import json_option
 from .progress import note, progress
@@ -182,6 +182,7 @@ def _request(client: Client, options: dict[str, Any], *, as_json: bool, start: b
         ttl=options["ttl"],
         idle=options["idle"],
         autostart=options["autostart"],
+        rates=rates_of(options),
         wait=options["wait"],
         start=start,
         lease=lease,

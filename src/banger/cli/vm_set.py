@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ..api.types import SetVM
@@ -9,7 +11,7 @@ from ..model.errors import BadRequest
 from ..model.forwards import Forward
 from ..model.limits import check_spec
 from ..model.sizes import MIB
-from .machine import DURATION, FORWARD, size_options
+from .machine import DURATION, FORWARD, rate_options, rates_of, size_options
 from .parameters import json_option, vms_argument
 from .vm_change import change_each
 
@@ -23,6 +25,7 @@ from .vm_change import change_each
 @click.option("--autostart/--no-autostart", default=None, help="Whether it is started after a boot of this host.")
 @click.option("-p", "--publish", type=FORWARD, multiple=True, metavar="[BIND:]HOSTPORT:GUESTPORT", help="Publish a port, also while it runs.")
 @click.option("--unpublish", multiple=True, metavar="[BIND:]HOSTPORT", help="Publish it no more, also while it runs.")
+@rate_options
 @json_option
 def set_command(
     refs: tuple[str, ...],
@@ -37,11 +40,13 @@ def set_command(
     publish: tuple[Forward, ...],
     unpublish: tuple[str, ...],
     as_json: bool,
+    **rates: Any,
 ) -> None:
     """Change machines. Disks only grow; what they hold stays.
 
-    Sizes are changed while a machine is stopped, --ttl, --idle, --autostart and published ports at any time. A machine that was started with a network
-    card can be cut off (--no-nat) and connected again (--nat) while it runs; one that was started without must be stopped to get one.
+    Sizes and rates of disks are changed while a machine is stopped; --ttl, --idle, --cpu-quota, --autostart and published ports at any time. A machine
+    that was started with a network card can be cut off (--no-nat) and connected again (--nat) while it runs; one that was started without must be stopped
+    to get one.
     """
     memory_mib = None if memory is None else memory // MIB
     request = SetVM(
@@ -53,6 +58,7 @@ def set_command(
         ttl=ttl,
         idle=idle,
         autostart=autostart,
+        rates=rates_of(rates),
         publish=publish,
         unpublish=unpublish,
     )

@@ -8,6 +8,7 @@ from ..api.types import PublishedPort, VMDetail
 from ..client import Client
 from ..model.durations import format_duration
 from ..model.names import short_id
+from ..model.rates import format_cpu_quota
 from ..model.records import VMRecord, VMState
 from ..model.sizes import format_size
 from .output import ago, local_time, print_fields, print_json, print_table
@@ -74,6 +75,17 @@ def _stops(record: VMRecord) -> str:
     return ", or ".join(word for word in (ttl, idle) if word)
 
 
+def _limits(record: VMRecord) -> str:
+    spec = record.spec
+    words = (
+        f"cpu {format_cpu_quota(spec.cpu_quota)}" if spec.cpu_quota else "",
+        f"disk {format_size(spec.disk_bytes_per_second)}/s" if spec.disk_bytes_per_second else "",
+        f"disk {spec.disk_operations_per_second} requests/s" if spec.disk_operations_per_second else "",
+        f"network {format_size(spec.network_bytes_per_second)}/s" if spec.network_bytes_per_second else "",
+    )
+    return ", ".join(word for word in words if word)
+
+
 def _network(record: VMRecord) -> str:
     """What a machine that runs was started with, what any other is to be started with."""
     runtime, nat = record.runtime, record.spec.nat
@@ -101,6 +113,7 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("disk", f"{format_size(spec.work_disk_bytes)} ({format_size(detail.work_allocated_bytes)} used)"),
         ("system overlay", f"{format_size(spec.system_overlay_bytes)} ({format_size(detail.overlay_allocated_bytes)} used)"),
         ("autostart", "after a boot of the host" if spec.autostart else ""),
+        ("limits", _limits(record)),
         ("network", _network(record)),
         ("published", "\n".join(_published(one, alive=detail.alive) for one in detail.published)),
         ("workspace", f"{runtime.workspace.guest_path} from {runtime.workspace.source_path}" if runtime.workspace else ""),

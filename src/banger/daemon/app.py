@@ -25,6 +25,7 @@ from ..vm.published import PublishedPorts
 from ..vm.service import Machines
 from ..vm.ssh_access import SshAccess
 from ..vm.work_disk import WorkDisk
+from ..vmm.launcher import local_launcher
 from ..vmm.qemu.driver import QemuVmm
 from .access import Access
 from .attach import Opener
@@ -74,7 +75,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
-    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None)
+    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, launcher=local_launcher(layout.state))
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)

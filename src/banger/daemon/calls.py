@@ -81,6 +81,7 @@ async def vm_create(context: Context, call: Call, operation: Operation) -> VMRec
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
         autostart=body.autostart,
+        rates=body.rates,
         start=body.start,
         wait_booted=body.wait == "booted",
         remove=lease is not None,
@@ -131,6 +132,7 @@ async def vm_set(context: Context, call: Call, operation: Operation) -> VMRecord
         ttl_seconds=body.ttl,
         idle_seconds=body.idle,
         autostart=body.autostart,
+        rates=body.rates,
         publish=body.publish,
         unpublish=body.unpublish,
     )

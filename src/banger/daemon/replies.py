@@ -7,6 +7,7 @@ from typing import TypeVar
 from ..api import types as t
 from ..api.messages import Reply
 from ..guest.agent import GuestStats
+from ..host.cgroups.protocol import GroupUsage
 from ..host.paths import Layout
 from ..model.config import Setting
 from ..model.records import VMRecord
@@ -31,6 +32,7 @@ def stats_reply(usage: Usage) -> t.VMStats:
         process=None if usage.process is None else _process(usage.process),
         guest=None if usage.guest is None else _guest(usage.guest),
         guest_error=usage.guest_error,
+        bounds=None if usage.bounds is None else _bounds(usage.bounds),
     )
 
 
@@ -42,6 +44,17 @@ def _process(usage: ProcessUsage) -> t.ProcessStats:
         cpu_seconds=usage.cpu_seconds,
         rss_bytes=usage.rss,
         pss_bytes=usage.pss,
+    )
+
+
+def _bounds(usage: GroupUsage) -> t.BoundsStats:
+    return t.BoundsStats(
+        cpu_periods=usage.cpu_periods,
+        cpu_throttled_periods=usage.cpu_throttled_periods,
+        cpu_throttled_seconds=usage.cpu_throttled_seconds,
+        memory_bytes=usage.memory,
+        memory_max_bytes=usage.memory_max,
+        oom_kills=usage.oom_kills,
     )
 
 

@@ -14,7 +14,7 @@ from ..client import Client
 from ..helper.protocol import PrivilegedOps
 from ..host.files import remove_tree
 from ..host.installation import read_installation
-from ..model.errors import BangerError, NotStopped
+from ..model.errors import BadVersion, BangerError, NotStopped
 from ..model.installation import Installation
 from ..model.progress import Report
 from ..model.records import VMRecord, VMState
@@ -107,7 +107,12 @@ def end_machines(removal: Removal, report: Report, *, stop: bool, force: bool) -
         raise
     except BangerError as error:
         if not force:
-            error.hint = "sudo banger system restart, then try again; or --force, which kills what still runs"
+            again = (
+                "use the installed program: sudo /usr/local/bin/banger system uninstall"
+                if isinstance(error, BadVersion)
+                else "sudo banger system restart, then try again"
+            )
+            error.hint = f"{again}; or --force, which kills what still runs"
             raise
         report("machines", f"{error.message}; what still runs is killed", warning=True)
 
@@ -143,7 +148,7 @@ def carry_out(removal: Removal, report: Report, *, release: Release = release_ho
     for path in removal.trees:
         if path != removal.places.at(LIBRARY):
             attempt(str(path), lambda path=path: remove_tree(path))  # type: ignore[misc]
-    if not problems:  # else the inventory is still needed
+    if not any(os.path.lexists(path) for path in removal.files):  # else the inventory is still needed
         attempt(str(removal.places.at(LIBRARY)), lambda: remove_tree(removal.places.at(LIBRARY)))
     for path in removal.directories:
         with contextlib.suppress(OSError):  # not empty, or gone with a tree

@@ -109,8 +109,7 @@ RuntimeDirectoryPreserve=yes
 
 # NET_ADMIN: bridge, taps, nftables, forwarding. NET_RAW: iptables-legacy, where Docker uses it. NET_BIND_SERVICE: port 53 of the bridge.
 # SETUID, SETGID: a machine's process gets a uid of its own. SETPCAP: and an empty bounding set. KILL: that process is ended.
-# CHOWN, FOWNER, DAC_OVERRIDE: cgroups and runtime files of another uid.
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_KILL CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_KILL
 NoNewPrivileges=yes
 # What follows holds for the machines' processes too, which therefore see a host that they cannot write, and no home. Forwarding and cgroups are switched
 # here (no ProtectKernelTunables, no ProtectControlGroups), processes are looked at (no ProtectProc), and emulated CPUs make code (no MemoryDenyWriteExecute).

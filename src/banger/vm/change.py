@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..model.durations import check_duration
 from ..model.errors import BadRequest, NotStopped
 from ..model.forwards import Forward, check_forwards, without
 from ..model.limits import check_spec
 from ..model.progress import Report
+from ..model.rates import Rates, check_rates, with_rates
 from ..model.records import VMRecord, VMSpec, VMState
 from ..model.sizes import format_size
 from ..vmm.protocol import Machine, SwitchesLink
+from .bounds import change_limits
 from .context import Services
 from .steps import Procedure, Step
 
@@ -28,6 +30,7 @@ class Change:
     ttl_seconds: float | None = None
     idle_seconds: float | None = None
     autostart: bool | None = None
+    rates: Rates = field(default_factory=Rates)
     publish: tuple[Forward, ...] = ()
     """Ports of this host to publish besides."""
     unpublish: tuple[str, ...] = ()
@@ -54,7 +57,8 @@ def check_change(change: Change) -> None:
     if change == Change():
         raise BadRequest(
             "nothing to change",
-            hint="name one of --vcpu, --memory, --disk-size, --system-overlay-size, --[no-]nat, --ttl, --idle, --[no-]autostart, --publish, --unpublish",
+            hint="name one of --vcpu, --memory, --disk-size, --system-overlay-size, --[no-]nat, --ttl, --idle, --[no-]autostart, --publish, --unpublish, "
+            "--cpu-quota, --disk-rate, --disk-iops, --net-rate",
         )
     check_spec(
         vcpu_count=change.vcpu_count,
@@ -64,11 +68,12 @@ def check_change(change: Change) -> None:
     )
     check_duration(change.ttl_seconds or 0.0, "ttl")
     check_duration(change.idle_seconds or 0.0, "idle")
+    check_rates(change.rates)
 
 
 def changed_spec(record: VMRecord, change: Change) -> VMSpec:
     """The specification that the machine shall have. Raises BadRequest for a disk that would shrink."""
-    spec = record.spec
+    spec = with_rates(record.spec, change.rates)
     return replace(
         spec,
         vcpu_count=spec.vcpu_count if change.vcpu_count is None else change.vcpu_count,
@@ -104,7 +109,15 @@ async def check_live_change(services: Services, record: VMRecord, spec: VMSpec, 
     """Refuse what a machine that runs cannot become: NotStopped, which names the verbs to use; what ``check_publish`` raises for ports that are new to it."""
     held = {one.endpoint for one in record.spec.publish}
     await services.capabilities.check_publish([one for one in spec.publish if one.endpoint not in held])
-    live = replace(record.spec, nat=spec.nat, ttl_seconds=spec.ttl_seconds, idle_seconds=spec.idle_seconds, autostart=spec.autostart, publish=spec.publish)
+    live = replace(
+        record.spec,
+        nat=spec.nat,
+        ttl_seconds=spec.ttl_seconds,
+        idle_seconds=spec.idle_seconds,
+        autostart=spec.autostart,
+        publish=spec.publish,
+        cpu_quota=spec.cpu_quota,
+    )
     if live != spec:
         raise NotStopped(f"{record.name} is running; what it is made of can only be changed while it is stopped", hint=f"banger vm stop {record.name}")
     if spec.nat == record.spec.nat:
@@ -127,7 +140,12 @@ def set_procedure(services: Services) -> Procedure[SetContext, SetScratch]:
         context_type=SetContext,
         new_scratch=SetScratch,
         settles=False,
-        steps=(Step("grow_system_overlay", steps.grow_overlay), Step("apply_change", steps.apply_change), Step("switch_network", steps.switch_network)),
+        steps=(
+            Step("grow_system_overlay", steps.grow_overlay),
+            Step("apply_change", steps.apply_change),
+            Step("switch_network", steps.switch_network),
+            Step("change_limits", steps.change_limits),
+        ),
     )
 
 
@@ -162,6 +180,13 @@ class _SetSteps:
         machine: object = live.machine if live is not None else await self._services.vmm.adopt(context.vm_id, self._services.layout.vm(context.vm_id).root)
         if isinstance(machine, SwitchesLink):
             await machine.switch_link(up=context.spec.nat)
+        return context
+
+    async def change_limits(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
+        """Of a machine that runs."""
+        record = self._services.vms.get(context.vm_id)
+        if record is not None and record.state is VMState.RUNNING:
+            await change_limits(self._services, record, context.spec)
         return context
 
     def _tell_removed_disks(self, context: SetContext, report: Report) -> None:

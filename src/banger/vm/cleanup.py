@@ -7,9 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ..host.process import end, is_alive
+from ..host.process import is_alive
 from ..model.errors import VmmError
 from ..model.records import ProcessIdentity
+from ..vmm.protocol import Machine
+from .bounds import release_bounds
 from .context import Services
 
 log = logging.getLogger(__name__)
@@ -36,11 +38,15 @@ async def cleanup_runtime(services: Services, vm_id: str) -> None:
     async def remove_sockets() -> None:
         services.vmm.remove_sockets(files.root)
 
+    async def remove_bounds() -> None:
+        await release_bounds(services, vm_id)
+
     async def clear_handles() -> None:
         services.handles.clear(vm_id)
 
     parts = (
         ("vmm", end_vmm),
+        ("bounds", remove_bounds),
         ("capabilities", clean_up_capabilities),
         ("network", detach_network),
         ("sockets", remove_sockets),
@@ -64,9 +70,9 @@ async def end_machine(services: Services, vm_id: str) -> None:
         raise
 
 
-async def end_process(victim: ProcessIdentity) -> None:
-    """End a VMM that no machine knows; success when it is gone. Raises VmmError when it cannot be killed."""
-    await _bounded(end(victim), victim)
+async def end_unknown(machine: Machine) -> None:
+    """End a VMM that no row knows; success when it is gone. Raises VmmError when it cannot be killed."""
+    await _bounded(machine.end(), machine.process)
 
 
 async def _bounded(ending: Awaitable[object], victim: ProcessIdentity) -> None:

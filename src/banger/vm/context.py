@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class VMLocks:
     def held(self, vm_id: str) -> bool:
         """Whether somebody works on the machine right now, or waits to."""
         return vm_id in self._locks
+
+
+def disk_owner(record: VMRecord) -> int:
+    """The uid that a machine's files are given to; -1 = they stay ours, for only root can give files away. A VMM gets them as descriptors anyway."""
+    return record.runtime.vmm_uid if os.geteuid() == 0 else -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

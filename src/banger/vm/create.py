@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..host import facts
 from ..model.durations import check_duration
@@ -11,8 +11,10 @@ from ..model.errors import AlreadyExists, BadRequest, StoreError
 from ..model.forwards import Forward, check_forwards
 from ..model.limits import SizeDefaults, check_spec
 from ..model.names import check_vm_name, generate_name, new_id
+from ..model.rates import Rates, check_rates, with_rates
 from ..model.records import ImageRecord, VMRecord, VMRuntime, VMSpec, VMState
 from ..model.sizes import MIB
+from .bounds import check_limits_hold
 from .context import Services
 from .start import choose_uid
 
@@ -34,6 +36,7 @@ class NewVM:
     ttl_seconds: float = 0.0
     idle_seconds: float | None = None
     autostart: bool = False
+    rates: Rates = field(default_factory=Rates)
     start: bool = True
     wait_booted: bool = False
     remove: bool = False
@@ -58,6 +61,8 @@ async def check_new(services: Services, new: NewVM) -> None:
     )
     check_duration(new.ttl_seconds, "ttl")
     check_duration(new.idle_seconds or 0.0, "idle")
+    check_rates(new.rates)
+    check_limits_hold(services, new.rates)
     check_forwards(new.publish)
     if new.start:
         await services.capabilities.check_publish(new.publish)
@@ -75,7 +80,7 @@ def resolve_spec(new: NewVM, defaults: SizeDefaults) -> VMSpec:
     def pick(given: int | None, default: int) -> int:
         return default if given is None else given
 
-    return VMSpec(
+    spec = VMSpec(
         vcpu_count=pick(new.vcpu_count, defaults.vcpu_count),
         memory_mib=pick(new.memory_mib, defaults.memory_mib),
         system_overlay_bytes=pick(new.system_overlay_bytes, defaults.system_overlay_bytes),
@@ -86,6 +91,7 @@ def resolve_spec(new: NewVM, defaults: SizeDefaults) -> VMSpec:
         idle_seconds=new.idle_seconds,
         autostart=new.autostart,
     )
+    return with_rates(spec, new.rates)
 
 
 def reserve(services: Services, new: NewVM, image: ImageRecord, spec: VMSpec) -> VMRecord:
@@ -102,7 +108,7 @@ def reserve(services: Services, new: NewVM, image: ImageRecord, spec: VMSpec) ->
             updated_at=now,
             touched_at=now,
             spec=spec,
-            runtime=VMRuntime(vmm=services.vmm.name, vmm_uid=choose_uid(services.vms.used_uids())),
+            runtime=VMRuntime(vmm=services.vmm.name, vmm_uid=choose_uid(services.vmm, services.vms.used_uids())),
             remove=new.remove,
         )
         services.vms.insert(record)

@@ -24,13 +24,14 @@ from ..model.errors import BangerError
 from ..model.progress import Report
 from ..model.records import ProcessIdentity
 from ..net.protocol import ListsHelpers
-from ..vmm.protocol import ListsMachines
-from .cleanup import end_process
+from ..vmm.protocol import BoundsMachines, ListsMachines, Machine
+from .bounds import release_bounds
+from .cleanup import end_unknown
 from .context import Services
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["machine", "network", "socket", "staging", "mount", "directory"]
+Kind = Literal["machine", "scope", "network", "socket", "staging", "mount", "directory"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _HELPER_GRACE: Final = 2.0
@@ -87,10 +88,12 @@ async def _find(services: Services) -> list[_Found]:
     rows = _rows(services)
     machines = await _machines(services, rows)
     helpers = await _helpers(services)
+    bounds = await _bounds(services)
     rows |= _rows(services)
     images = await services.images.find_leftovers()
     return [
         *(_machine(vm_id, machine) for vm_id, machine in machines.items() if vm_id not in rows),
+        *(_scope(services, vm_id) for vm_id in sorted(bounds) if vm_id not in rows or _idle(services, vm_id)),
         *(_helper(services, vm_id, one) for vm_id, some in helpers.items() if vm_id not in rows or _idle(services, vm_id) for one in some),
         *_in_machine_directories(services, rows),
         *(_path("staging", path, "", partial(services.images.discard_leftover, path)) for path in images),
@@ -102,11 +105,12 @@ def _rows(services: Services) -> set[str]:
     return {record.id for record in services.vms.list()}
 
 
-async def _machines(services: Services, rows: set[str]) -> Mapping[str, ProcessIdentity]:
-    if not isinstance(services.vmm, ListsMachines):
-        return {}
-    machines = await services.vmm.list_machines(services.layout.vms, rows)
-    return {vm_id: machine.process for vm_id, machine in machines.items()}
+async def _machines(services: Services, rows: set[str]) -> Mapping[str, Machine]:
+    return await services.vmm.list_machines(services.layout.vms, rows) if isinstance(services.vmm, ListsMachines) else {}
+
+
+async def _bounds(services: Services) -> frozenset[str]:
+    return await asyncio.to_thread(services.vmm.bounds) if isinstance(services.vmm, BoundsMachines) else frozenset()
 
 
 async def _helpers(services: Services) -> Mapping[str, tuple[ProcessIdentity, ...]]:
@@ -118,8 +122,14 @@ def _idle(services: Services, vm_id: str) -> bool:
     return vm_id not in services.live and not services.locks.held(vm_id)
 
 
-def _machine(vm_id: str, machine: ProcessIdentity) -> _Found:
-    return _Found(Leftover(kind="machine", what=f"process {machine.pid}", vm_id=vm_id), lambda: end_process(machine))
+def _machine(vm_id: str, machine: Machine) -> _Found:
+    return _Found(Leftover(kind="machine", what=f"process {machine.process.pid}", vm_id=vm_id), partial(end_unknown, machine))
+
+
+def _scope(services: Services, vm_id: str) -> _Found:
+    """The bounds of a machine: removed after a process that is still in them."""
+    remove = partial(release_bounds, services, vm_id)
+    return _Found(Leftover(kind="scope", what=f"cgroup of machine {vm_id}", vm_id=vm_id), partial(_unless_used, services, vm_id, remove))
 
 
 def _helper(services: Services, vm_id: str, helper: ProcessIdentity) -> _Found:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..guest.agent import Agent, GuestStats, Listener
+from ..host.cgroups.protocol import GroupUsage
 from ..host.usage import cpu_seconds, memory_use
 from ..model.errors import BangerError, GuestTimeout
 from ..model.records import ProcessIdentity, VMRecord
+from .bounds import bounds_usage
 from .context import Live, Services
 from .probe import MAX_PROBES, http_status, may_ask
 from .start import disk_usage
@@ -51,6 +53,8 @@ class Usage:
     work_allocated: int
     process: ProcessUsage | None = None
     guest: GuestStats | None = None
+    bounds: GroupUsage | None = None
+    """What its cgroup says; None without one."""
     guest_error: str = ""
     """Why the guest of a running machine did not say what it uses."""
 
@@ -108,8 +112,10 @@ class Observer:
         live = self._services.live.get(record.id)
         if live is None or not self._services.alive(record):
             return usage
-        process, (guest, error) = await asyncio.gather(self._process(record.id, live.machine.process), _guest(live))
-        return replace(usage, process=process, guest=guest, guest_error=error)
+        process, (guest, error), bounds = await asyncio.gather(
+            self._process(record.id, live.machine.process), _guest(live), bounds_usage(self._services, record.id)
+        )
+        return replace(usage, process=process, guest=guest, guest_error=error, bounds=bounds)
 
     async def _process(self, vm_id: str, process: ProcessIdentity) -> ProcessUsage | None:
         before = self._looks.get(vm_id)

@@ -21,10 +21,11 @@ from ..storage.protocol import RootDisk
 from ..store import Database, ImageTable, Journal, VMTable
 from ..vmm.protocol import Vmm
 from .autostop import AutoStop, CarryOut, carry_out_unseen
+from .bounds import check_limits_hold
 from .capabilities import Capabilities
 from .change import Change, SetContext, changed_spec, check_change, check_live_change, respecified, set_procedure
 from .cleanup import end_machine
-from .context import Services
+from .context import Services, disk_owner
 from .create import NewVM, check_new, reserve, resolve_spec
 from .failure import failed_end, failed_start, with_error
 from .handles import HandleCache
@@ -182,6 +183,7 @@ class Machines(MachineViews):
         """
         check_change(change)
         services = self._services
+        check_limits_hold(services, change.rates)
         async with self._locked(ref) as record:
             spec = changed_spec(record, change)
             if spec == record.spec:
@@ -191,7 +193,7 @@ class Machines(MachineViews):
                 await check_live_change(services, record, spec, live.machine if live is not None else None)
             await services.runner.perform(
                 set_procedure(services),
-                SetContext(vm_id=record.id, uid=record.runtime.vmm_uid, spec=spec),
+                SetContext(vm_id=record.id, uid=disk_owner(record), spec=spec),
                 vm_id=record.id,
                 report=report,
                 finish=lambda _context, _scratch: self._update(record.id, lambda current: respecified(current, spec)),
@@ -281,7 +283,7 @@ class Machines(MachineViews):
         found = self.find(ref)
         locks = self._services.locks
         if locks.held(found.id):
-            signal_vmm(self._services, found.id, signal)
+            await signal_vmm(self._services, found.id, signal)
         async with AsyncExitStack() as turn:
             with self._services.runner.interrupts.pending(found.id, f"{found.name} was {done} by another command meanwhile"):
                 await turn.enter_async_context(locks.hold(found.id))

@@ -22,10 +22,11 @@ from ..model.machine import Disk, MachineConfig
 from ..model.progress import Report
 from ..model.records import VMHandles, VMRecord, VMState
 from ..net.protocol import Attachment
-from ..vmm.protocol import Machine, VmmProbe
+from ..vmm.protocol import BoundsMachines, Machine, Vmm, VmmProbe
+from .bounds import check_limits_hold, limits_of, release_bounds
 from .capabilities import GuestPart
 from .cleanup import end_machine
-from .context import Live, Services
+from .context import Live, Services, disk_owner
 from .failure import end_of_init
 from .steps import Procedure, Step
 
@@ -41,6 +42,7 @@ class StartContext:
 
     vm_id: str
     uid: int
+    """Owner of its files; -1 = we ourselves."""
     had_overlay: bool
     """The system overlay existed before: undoing must not remove it."""
     had_work_disk: bool
@@ -86,7 +88,7 @@ async def check_host(services: Services, image: str, report: Report, *, credenti
 def start_context(services: Services, record: VMRecord) -> StartContext:
     """The context of a start of this machine, with everything chosen that its steps will use."""
     files = services.layout.vm(record.id)
-    return StartContext(vm_id=record.id, uid=record.runtime.vmm_uid, had_overlay=files.overlay_disk.exists(), had_work_disk=files.work_disk.exists())
+    return StartContext(vm_id=record.id, uid=disk_owner(record), had_overlay=files.overlay_disk.exists(), had_work_disk=files.work_disk.exists())
 
 
 def start_procedure(services: Services, ground: Ground | None = None) -> Procedure[StartContext, StartScratch]:
@@ -154,6 +156,7 @@ class _StartSteps:
             report("preflight", note, warning=True)
         if record.runtime.ready_seconds and not (context.had_overlay and context.had_work_disk):
             report("preflight", f"a disk of {record.name} has been removed from {self._files(context).root}: an empty one takes its place", warning=True)
+        check_limits_hold(self._services, record.spec)
         await self._services.capabilities.check_start(record)
         private_directory(self._services.layout.vms)
         private_directory(self._files(context).root)
@@ -196,7 +199,8 @@ class _StartSteps:
             initramfs=bootable.initramfs,
             disks=scratch.disks + self._services.capabilities.contribute_machine(record),
             card=_need(scratch.attachment).card,
-            uid=context.uid,
+            uid=record.runtime.vmm_uid,
+            limits=limits_of(self._services, record.spec, _need(scratch.ground).probe.accelerator),
         )
         return context
 
@@ -208,6 +212,7 @@ class _StartSteps:
 
     async def end_vmm(self, context: StartContext) -> None:
         await end_machine(self._services, context.vm_id)
+        await release_bounds(self._services, context.vm_id)
         self._services.vmm.remove_sockets(self._files(context).root)
 
     async def persist_handles(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
@@ -296,9 +301,9 @@ def disk_usage(files: VMLayout) -> tuple[int, int]:
     return allocated_bytes(files.overlay_disk), allocated_bytes(files.work_disk)
 
 
-def choose_uid(used: frozenset[int]) -> int:
-    """An unprivileged uid for a new machine's VMM when the daemon is root (random, so that instances side by side do not share one); else -1."""
-    if os.geteuid() != 0:
+def choose_uid(vmm: Vmm, used: frozenset[int]) -> int:
+    """An unprivileged uid for a new machine's VMM (random, so that instances side by side do not share one), or -1 where it cannot have one of its own."""
+    if not (vmm.own_uids if isinstance(vmm, BoundsMachines) else os.geteuid() == 0):
         return -1
     while True:
         uid = FIRST_VMM_UID + secrets.randbelow(LAST_VMM_UID - FIRST_VMM_UID)

@@ -12,7 +12,7 @@ from typing import Final
 from ..guest.agent import Agent
 from ..host.files import remove_tree
 from ..host.mounts import mounts_in, unmount
-from ..host.process import send_signal, wait_exit
+from ..host.process import wait_exit
 from ..model.errors import BadRequest, GuestError
 from ..model.progress import Report
 from ..model.records import VMRecord, VMState
@@ -97,10 +97,10 @@ def stopped_because(context: EndContext) -> Callable[[VMRecord], VMRecord]:
     return change
 
 
-def signal_vmm(services: Services, vm_id: str, name: str) -> bool:
+async def signal_vmm(services: Services, vm_id: str, name: str) -> bool:
     """Signal the machine's VMM as far as it is known, now; False when there is none."""
     live = services.live.get(vm_id)
-    return live is not None and send_signal(live.machine.process, signal.Signals[f"SIG{name}"])
+    return live is not None and await live.machine.signal(name)
 
 
 async def remove_directory(services: Services, vm_id: str) -> None:
@@ -140,7 +140,7 @@ class _EndSteps:
 
     async def send_signal(self, context: EndContext, scratch: EndScratch, report: Report) -> EndContext:
         live = self._services.live.get(context.vm_id)
-        if live is None or not send_signal(live.machine.process, signal.Signals[f"SIG{context.signal}"]):
+        if live is None or not await live.machine.signal(context.signal):
             return context
         try:
             async with asyncio.timeout(_KILL_WAIT):

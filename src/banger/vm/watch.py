@@ -14,6 +14,7 @@ from ..host.process import is_alive, wait_exit
 from ..model.errors import BangerError, VmmError
 from ..model.records import VMHandles, VMRecord, VMState
 from ..vmm.protocol import BoundsLogs, Machine, PausesOnFullDisk
+from .bounds import memory_death
 from .cleanup import cleanup_runtime
 from .context import Live, Services
 from .failure import end_of_init
@@ -189,10 +190,11 @@ async def _demote(services: Services, vm_id: str, live: Live, status: int | None
         if record is None or services.live.get(vm_id) is not live or is_alive(live.machine.process):
             return
         log.info("the machine ended by itself", extra={"vm_id": vm_id, "vm_name": record.name, "exit_status": status})
+        why = await memory_death(services, vm_id)
         try:
             await cleanup_runtime(services, vm_id)
         except ExceptionGroup as error:
             log.warning("stale machine was not cleaned up completely", extra={"vm_id": vm_id, "error": str(error)})
         if record.state is VMState.RUNNING:
             console = tail(services.layout.vm(vm_id).console_log)
-            services.vms.update(vm_id, lambda current: stopped(current, end_reason(status, console)))
+            services.vms.update(vm_id, lambda current: stopped(current, why or end_reason(status, console)))

@@ -11,6 +11,7 @@ from ..model.records import VMRecord
 from ..storage.ext4 import staging_name
 from ..storage.workdisk import grow_work_disk, prepare_work_disk
 from .capabilities import Finding, GuestPart
+from .context import disk_owner
 
 _TOOL = "mke2fs"
 
@@ -31,7 +32,7 @@ class WorkDisk:
             find_tool(_TOOL)
 
     async def prepare_host(self, record: VMRecord) -> None:
-        await prepare_work_disk(self._layout.vm(record.id), record.spec, record.runtime.vmm_uid)
+        await prepare_work_disk(self._layout.vm(record.id), record.spec, disk_owner(record))
 
     def contribute_machine(self, record: VMRecord) -> tuple[Disk, ...]:
         return (Disk(serial="work", path=self._layout.vm(record.id).work_disk, read_only=False),)
@@ -45,7 +46,7 @@ class WorkDisk:
 
     async def apply_change(self, before: VMRecord, after: VMRecord) -> None:
         if before.spec.work_disk_bytes < after.spec.work_disk_bytes:
-            await grow_work_disk(self._layout.vm(after.id), after.spec, after.runtime.vmm_uid)
+            await grow_work_disk(self._layout.vm(after.id), after.spec, disk_owner(after))
 
     async def check_host(self) -> tuple[Finding, ...]:
         try:

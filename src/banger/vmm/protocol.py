@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from ..model.machine import MachineConfig
-from ..model.records import ProcessIdentity
+from ..host.cgroups.protocol import GroupUsage
+from ..model.machine import Limits, MachineConfig
+from ..model.records import ProcessIdentity, VMSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,9 @@ class Machine(Protocol):
 
     async def connect_agent(self) -> socket.socket:
         """A fresh non-blocking stream socket to the guest's agent channel; the previous connection must be closed. Raises VmmError when nobody listens."""
+
+    async def signal(self, name: str) -> bool:
+        """Send a signal such as ``TERM`` to the VMM process; False when it is gone. Raises BangerError, or PermissionError."""
 
     async def end(self) -> None:
         """End the VMM process now; the guest gets no notice. Success when it is already gone."""
@@ -103,3 +107,30 @@ class Inspects(Protocol):
 
     async def inspect(self) -> VmmProbe:
         """Binary and version; ``accelerator`` is "" unless it is already clear without running a guest."""
+
+
+@runtime_checkable
+class BoundsMachines(Protocol):
+    """Optional: a driver whose processes can run as uids and in bounds of their own."""
+
+    @property
+    def own_uids(self) -> bool:
+        """Whether every machine gets a uid of its own (``MachineConfig.uid``)."""
+
+    def enforced(self) -> frozenset[str]:
+        """Which limits hold on this host: of ``cpu``, ``memory``, ``pids``, ``io``, ``disk``, ``network``."""
+
+    def bounds_of(self, spec: VMSpec, accelerator: str) -> Limits:
+        """The limits of a machine: those asked for, and those that no healthy VMM of this size meets."""
+
+    async def limit(self, vm_id: str, limits: Limits) -> None:
+        """Change what holds for the process of a machine that runs. Raises VmmError."""
+
+    async def release(self, vm_id: str) -> None:
+        """Remove the bounds of a machine whose process has ended; success when there are none. Raises VmmError."""
+
+    def bounds(self) -> frozenset[str]:
+        """Ids of the machines that have bounds, whether they run or not."""
+
+    def usage(self, vm_id: str) -> GroupUsage | None:
+        """What the machine's bounds say; None without any."""

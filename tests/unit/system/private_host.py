@@ -1,4 +1,4 @@
-"""A host of a test's own: a mount namespace with copies of /etc and /usr/local, empty /run, /var/lib and /var/cache, users, and a systemctl that stands in."""
+"""A host of a test's own: namespaces with a copy of /etc, an empty /usr/local, /run, /var/lib and /var/cache, users, and a systemctl that stands in."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ OWNER, OTHER = ("ada", 4242), ("bob", 4243)
 _SETUP = """
 set -eu
 mount --make-rprivate /
-for directory in /etc /usr/local; do
-    mkdir "$1/copy"
-    cp -a "$directory/." "$1/copy"
-    mount -t tmpfs -o mode=755 tmpfs "$directory"
-    cp -a "$1/copy/." "$directory"
-    rm -rf "$1/copy"
-done
-for directory in /run /var/lib /var/cache; do mount -t tmpfs -o mode=755 tmpfs "$directory"; done
-mkdir -p /run/systemd/system /run/standin /run/homes/ada /run/homes/bob /usr/local/sbin
-for directory in banger; do rm -rf "/etc/$directory"; done
+cp -a /etc "$1/etc"
+mount -t tmpfs -o mode=755 tmpfs /etc
+cp -a "$1/etc/." /etc
+rm -rf "$1/etc" /etc/banger
+for directory in /usr/local /run /var/lib /var/cache; do mount -t tmpfs -o mode=755 tmpfs "$directory"; done
+mkdir -p /run/systemd/system /run/standin /run/homes/ada /run/homes/bob /usr/local/bin /usr/local/lib /usr/local/sbin /usr/local/share/man
 cp "$2" /usr/local/sbin/systemctl
 chmod 755 /usr/local/sbin/systemctl
 echo 'ada:x:4242:4242:Ada:/run/homes/ada:/bin/sh' >>/etc/passwd
@@ -53,7 +49,7 @@ class PrivateHost:
     def __init__(self, scratch: Path) -> None:
         stand_in = Path(__file__).with_name("systemctl.py")
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SETUP, "sh", scratch, stand_in],
+            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SETUP, "sh", scratch, stand_in],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
@@ -66,7 +62,7 @@ class PrivateHost:
         """Run a command there, with an environment like that of sudo."""
         home = "/root" if uid == 0 else f"/run/homes/{'ada' if uid == OWNER[1] else 'bob'}"
         become = [] if uid == 0 else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        enter = ["nsenter", f"--target={self._init}", "--mount", "--pid", "--wd=/", *become]
+        enter = ["nsenter", f"--target={self._init}", "--mount", "--net", "--pid", "--wd=/", *become]
         env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home, "LANG": "C.UTF-8"}
         done = subprocess.run([*enter, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         return Done(done.returncode, done.stdout, done.stderr)

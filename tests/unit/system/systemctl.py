@@ -4,6 +4,8 @@
 Each call is a line of /run/standin/calls. The state of the units is in /run/standin/UNIT: the pid of the process, or 0 for a socket.
 """
 
+from __future__ import annotations
+
 import configparser
 import contextlib
 import os
@@ -12,20 +14,21 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 STATE = Path("/run/standin")
 UNITS = Path("/etc/systemd/system")
 
 
-def unit(name):
+def unit(name: str) -> dict[str, dict[str, str]]:
     parser = configparser.RawConfigParser(strict=False)
-    parser.optionxform = str
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(UNITS / name)
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def pid_of(name):
+def pid_of(name: str) -> int | None:
     try:
         pid = int((STATE / name).read_text())
     except FileNotFoundError:
@@ -35,14 +38,14 @@ def pid_of(name):
     return pid
 
 
-def alive(pid):
+def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def directories(service, account):
+def directories(service: dict[str, str], account: pwd.struct_passwd) -> None:
     for key, top in (("StateDirectory", "/var/lib"), ("CacheDirectory", "/var/cache"), ("RuntimeDirectory", "/run")):
         if key in service:
             path = Path(top, service[key])
@@ -51,7 +54,7 @@ def directories(service, account):
             os.chown(path, account.pw_uid, account.pw_gid)
 
 
-def start(name):
+def start(name: str) -> None:
     if not (UNITS / name).exists():
         sys.exit(5)
     if pid_of(name) is not None:
@@ -85,7 +88,7 @@ def start(name):
     sys.exit(1)
 
 
-def run(service, account, notify):
+def run(service: dict[str, str], account: pwd.struct_passwd, notify: Path) -> None:
     os.setsid()
     os.umask(0o077)
     null = os.open("/dev/null", os.O_RDWR)
@@ -99,7 +102,7 @@ def run(service, account, notify):
     os.execve(words[0], words, {"PATH": "/usr/bin:/bin", "HOME": account.pw_dir, "NOTIFY_SOCKET": str(notify)})
 
 
-def stop(name):
+def stop(name: str) -> None:
     pid = pid_of(name)
     if pid:
         os.kill(pid, signal.SIGTERM)
@@ -111,19 +114,19 @@ def stop(name):
         sys.exit(5)
 
 
-def wants(name):
+def wants(name: str) -> Iterator[Path]:
     for wanted in unit(name)["Install"]["WantedBy"].split():
         yield UNITS / f"{wanted}.wants" / name
 
 
-def enable(name):
+def enable(name: str) -> None:
     for link in wants(name):
         link.parent.mkdir(exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(UNITS / name)
 
 
-def disable(name):
+def disable(name: str) -> None:
     if not (UNITS / name).exists():
         sys.exit(1)
     for link in wants(name):
@@ -132,7 +135,7 @@ def disable(name):
             link.parent.rmdir()
 
 
-def show(name):
+def show(name: str) -> None:
     there = (UNITS / name).exists()
     pid = pid_of(name)
     enabled = there and "Install" in unit(name) and all(link.is_symlink() for link in wants(name))
@@ -143,7 +146,7 @@ def show(name):
     print(f"MainPID={pid or 0}")
 
 
-def main():
+def main() -> None:
     verb, *names = [word for word in sys.argv[1:] if not word.startswith("--")]
     STATE.mkdir(exist_ok=True)
     if verb != "show":

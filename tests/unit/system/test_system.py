@@ -19,13 +19,13 @@ pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.skipif(os.getuid() != 0, reason="a host of one's own takes root"),
 ]
-# The network's own code is tested elsewhere; here nothing was made that it could remove.
-UNINSTALL = """
+MAKE_NETWORK = """
+import asyncio
 import sys
-from banger.system import uninstall
-uninstall.carry_out.__kwdefaults__["release"] = lambda _: None
-from banger.cli.main import main
-sys.exit(main())
+sys.path.insert(0, "/usr/local/lib/banger/current")
+from banger.helper.main import compose
+from banger.host.installation import read_installation
+asyncio.run(compose(read_installation()).ops.network.ensure_network())
 """
 
 
@@ -36,7 +36,9 @@ def host(tmp_path: Path) -> Iterator[PrivateHost]:
 
 
 def uninstall(host: PrivateHost, *words: str) -> None:
-    done = host.run("/usr/bin/env", _python(), "-c", UNINSTALL, "system", "uninstall", *words)
+    """By the installed program, while there is one."""
+    there = host.path("/usr/local/bin/banger").exists()
+    done = host.banger("system", "uninstall", *words, python=("/usr/local/bin/banger",) if there else None)
     assert done.status == 0, done.err
 
 
@@ -170,13 +172,20 @@ def changes_by_itself(name: str) -> bool:
 def check_uninstall(host: PrivateHost, untouched: dict[str, str]) -> None:
     config = host.path("/etc/banger/config.toml")
     config.write_text('log_level = "debug"\n')
+    assert "use the installed program" in host.banger("system", "uninstall").err
     pid = int(str(daemon(host)["pid"]))
+    made = host.run("/usr/bin/python3", "-IS", "-c", MAKE_NETWORK)
+    assert made.status == 0, made.err
+    assert host.run("ip", "link", "show", "banger0").status == 0
     before = host.snapshot()
     planned = host.run(_python(), "-m", "banger.cli.main", "system", "uninstall", "--dry-run")
     assert planned.out.splitlines()[0].startswith("stop and disable")
     assert host.snapshot() == before
     uninstall(host)
-    assert not host.path(f"/proc/{pid}").exists()
+    ended = host.path(f"/proc/{pid}/cmdline")
+    assert not ended.exists() or ended.read_bytes() == b"", "what has ended and waits for its parent has no words"
+    assert host.run("ip", "link", "show", "banger0").status == 1
+    assert "banger" not in host.run("nft", "list", "tables").out
     left = {name for name in host.snapshot() if not name.startswith("/var/lib/banger/")} - set(untouched)
     assert left == {"/etc/banger", "/etc/banger/config.toml", "/var/lib/banger", "/var/cache/banger"}
     uninstall(host, "--purge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ class FakeMachine:
         if self.world.faults.switch:
             raise VmmError("QEMU refused")
         self.world.links.append(up)
+
+    async def signal(self, name: str) -> bool:
+        return process.send_signal(self.process, signal.Signals[f"SIG{name}"])
 
     async def end(self) -> None:
         await process.end(self.process)

@@ -21,6 +21,7 @@ from banger.model.errors import MissingTool, VmmError
 from banger.model.machine import Disk, MachineConfig, NetworkCard
 from banger.model.names import new_id
 from banger.model.records import ProcessIdentity
+from banger.vmm import launcher
 from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, PausesOnFullDisk, SwitchesLink, Vmm
 from banger.vmm.qemu import driver
 from banger.vmm.qemu.driver import QemuMachine, QemuVmm
@@ -217,23 +218,23 @@ async def test_all_machines_are_found_with_one_look(vmm: QemuVmm, config: Machin
 
 async def test_what_a_cancelled_launch_has_started_is_found_at_once(vmm: QemuVmm, config: MachineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     await vmm.probe(config.kernel, config.initramfs)
-    begun, real = asyncio.Event(), driver._start
+    begun, real = asyncio.Event(), launcher.spawn
     loop = asyncio.get_running_loop()
     started: list[ProcessIdentity] = []
 
-    def slow(*words: Any) -> ProcessIdentity:
+    def slow(*words: Any, **keywords: Any) -> ProcessIdentity:
         loop.call_soon_threadsafe(begun.set)
         time.sleep(0.1)
-        started.append(real(*words))
+        started.append(real(*words, **keywords))
         return started[0]
 
-    monkeypatch.setattr(driver, "_start", slow)
+    monkeypatch.setattr(launcher, "spawn", slow)
     launching = asyncio.create_task(vmm.launch(config))
     await begun.wait()
     launching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await launching
-    assert await vmm.adopt(config.vm_id, config.vm_dir) == QemuMachine(started[0], config.vm_dir)
+    assert await vmm.adopt(config.vm_id, config.vm_dir) == QemuMachine(started[0], config.vm_dir, launcher.DirectLauncher())
 
 
 async def test_the_card_of_a_running_machine_is_switched(vmm: QemuVmm, config: MachineConfig) -> None:

@@ -17,6 +17,7 @@ MAX_ARGUMENT_CHARACTERS: Final = 4096
 _FD: Final = "@fd[0-9]{1,3}@"
 _NODE: Final = "[a-z][a-z0-9-]{0,30}"
 _NUMBER: Final = "[1-9][0-9]{0,17}"
+_RATE: Final = f'"(?:bps|iops)-total": {_NUMBER}'
 _SET: Final = "[1-9][0-9]{0,2}"
 _WRITABLE_FILE: Final = "read-only=off,locking=on,discard=unmap"
 _WRITABLE: Final = "read-only=off,discard=unmap,detect-zeroes=unmap"
@@ -41,11 +42,11 @@ _VALUES: Final[dict[str, str]] = {
     "-chardev": f"file,id=console,path=/dev/fdset/{_SET},append=on|socket,id=(?:control|agent),fd={_FD},server=on,wait=off",
     "-serial": "chardev:console",
     "-mon": "chardev=control,mode=control",
-    "-object": f"throttle-group,id={_NODE}(?:,x-(?:bps|iops)-total(?:-max)?={_NUMBER}){{1,4}}",
+    "-object": rf'\{{"qom-type": "throttle-group", "id": "{_NODE}", "limits": \{{{_RATE}(?:, {_RATE})?\}}\}}',
     "-blockdev": (
         f"driver=file,node-name={_NODE},filename=/dev/fdset/{_SET},auto-read-only=off,(?:read-only=on,locking=off|{_WRITABLE_FILE})"
         f"|driver=raw,node-name={_NODE},file={_NODE},(?:read-only=on|{_WRITABLE})"
-        f"|driver=throttle,node-name={_NODE},throttle-group={_NODE},file={_NODE}(?:,(?:read-only=on|{_WRITABLE}))?"
+        f"|driver=throttle,node-name={_NODE},throttle-group={_NODE},file={_NODE},(?:read-only=on|read-only=off,discard=unmap)"
     ),
     "-netdev": f"stream,id=network,server=off,addr.type=fd,addr.str={_FD}|tap,id=network,fd={_FD}(?:,vhost=off|,vhostfd={_FD})?",
     "-device": (

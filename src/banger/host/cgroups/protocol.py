@@ -64,6 +64,16 @@ class Groups(Protocol):
         """What the machine's group says; None when there is none."""
 
 
+def noted(spawn: Spawn, started: list[ProcessIdentity]) -> Spawn:
+    """The same, and what it has started is in the list: whoever is cancelled meanwhile still has to end it."""
+
+    def spawn_and_note(wrapper: tuple[str, ...], descriptors: tuple[int, ...]) -> ProcessIdentity:
+        started.append(process := spawn(wrapper, descriptors))
+        return process
+
+    return spawn_and_note
+
+
 def joined(parts: Sequence[GroupUsage]) -> GroupUsage | None:
     """One answer from several hierarchies, each of which counts something else; None from none."""
     if not parts:

@@ -23,7 +23,7 @@ from ..threads import finished
 from .controls import can_limit, write_limits
 from .gate import Gate
 from .hierarchies import Hierarchy, find_hierarchies, read_members, read_usage
-from .protocol import GroupUsage, Spawn, check_instance, is_vm_id, joined
+from .protocol import GroupUsage, Spawn, check_instance, is_vm_id, joined, noted
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +65,18 @@ class RawGroups:
         Moving another process waits for the kernel's readers (cgroup_threadgroup_rwsem): some 7 ms, which a thread that moves itself does not pay.
         """
         gated = any(one.unified for one in self._hierarchies)
+        started: list[ProcessIdentity] = []
         try:
             await asyncio.to_thread(self._make, vm_id, limits)
             with ThreadPoolExecutor(1) as pool:  # a thread of its own, for it does not come back out
-                starting = asyncio.get_running_loop().run_in_executor(pool, self._start_gated if gated else self._start_inside, vm_id, spawn)
-                return await finished(starting)
-        except OSError as error:
+                work = self._start_gated if gated else self._start_inside
+                return await finished(asyncio.get_running_loop().run_in_executor(pool, work, vm_id, noted(spawn, started)))
+        except BaseException as error:
+            for process in started:
+                kill_child(process)
             await self.remove(vm_id)
-            raise VmmError(f"the VMM cannot be started in a cgroup of its own: {error}") from error
-        except BaseException:
-            await self.remove(vm_id)
+            if isinstance(error, OSError):
+                raise VmmError(f"the VMM cannot be started in a cgroup of its own: {error}") from error
             raise
 
     def _make(self, vm_id: str, limits: Limits) -> None:
@@ -92,12 +94,8 @@ class RawGroups:
     def _start_gated(self, vm_id: str, spawn: Spawn) -> ProcessIdentity:
         with Gate() as gate:
             process = spawn(gate.wrapper, gate.descriptors)
-            try:
-                for hierarchy in self._hierarchies:
-                    (self._home(hierarchy) / vm_id / "cgroup.procs").write_text(str(process.pid))
-            except BaseException:
-                kill_child(process)
-                raise
+            for hierarchy in self._hierarchies:
+                (self._home(hierarchy) / vm_id / "cgroup.procs").write_text(str(process.pid))
             gate.open()
         return process
 

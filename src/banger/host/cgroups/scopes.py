@@ -21,7 +21,7 @@ from ..run import run
 from ..threads import run_to_end
 from .gate import Gate
 from .hierarchies import find_hierarchies, read_members, read_usage
-from .protocol import GroupUsage, Spawn, check_instance, is_vm_id, joined
+from .protocol import GroupUsage, Spawn, check_instance, is_vm_id, joined, noted
 
 _MANAGER: Final = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 _DEADLINE: Final = 25.0
@@ -45,15 +45,17 @@ class SystemdScopes:
     async def start(self, vm_id: str, limits: Limits, spawn: Spawn) -> ProcessIdentity:
         """Behind a gate, until the scope that is made for the process has it."""
         unit = self._unit(vm_id)
-        with Gate() as gate:
-            process = await run_to_end(spawn, gate.wrapper, gate.descriptors)
-            try:
+        started: list[ProcessIdentity] = []
+        try:
+            with Gate() as gate:
+                process = await run_to_end(noted(spawn, started), gate.wrapper, gate.descriptors)
                 await self._enclose(unit, vm_id, process, limits)
-            except BaseException:
+                gate.open()
+            return process
+        except BaseException:
+            for process in started:
                 kill_child(process)
-                raise
-            gate.open()
-        return process
+            raise
 
     async def _enclose(self, unit: str, vm_id: str, process: ProcessIdentity, limits: Limits) -> None:
         properties = [

@@ -6,11 +6,12 @@ with QEMU 7.2; no option here is newer than that.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ...model.machine import Disk, MachineConfig, NetworkCard
+from ...model.machine import Disk, Limits, MachineConfig, NetworkCard
 
 FASTEST_TCG_CPU: Final = "Westmere-v1"
 """x86-64-v2. Boots a quarter faster under TCG than ``max``; v1 has no feature that TCG lacks and would warn about."""
@@ -23,6 +24,7 @@ _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourceco
 _MACHINE: Final = "microvm,acpi=on,rtc=on"
 _LARGEST_MTU: Final = 65520
 """What passt takes (passt(1), --mtu); fewer, larger frames are several times faster."""
+_LIMITED: Final = "-limited"
 _CONSOLE_SET: Final = 1
 _FIRST_DISK_SET: Final = 2
 
@@ -71,7 +73,11 @@ def machine_command(binary: Path, config: MachineConfig, processor: Processor, f
         *_console(fds.console),
         *_channels(fds.agent, fds.control),
         *("-device", "virtio-rng-device"),
-        *(word for number, (disk, fd) in enumerate(zip(config.disks, fds.disks, strict=True)) for word in _disk(disk, fd, _FIRST_DISK_SET + number)),
+        *(
+            word
+            for number, (disk, fd) in enumerate(zip(config.disks, fds.disks, strict=True))
+            for word in _disk(disk, fd, _FIRST_DISK_SET + number, config.limits)
+        ),
         *(_network(config.card, fds.network) if config.card else ()),
     ]
 
@@ -123,7 +129,7 @@ def _channels(agent: int | str, control: int | str) -> list[str]:
     ]
 
 
-def _disk(disk: Disk, fd: int | str, number: int) -> list[str]:
+def _disk(disk: Disk, fd: int | str, number: int, limits: Limits) -> list[str]:
     # Writable disks are locked, so that no second QEMU can ever open them; the base is shared. Zeros that the guest writes or
     # trims become holes in the sparse file.
     protocol = f"driver=file,node-name={disk.serial}-file,filename=/dev/fdset/{number},auto-read-only=off"
@@ -135,7 +141,25 @@ def _disk(disk: Disk, fd: int | str, number: int) -> list[str]:
         *("-add-fd", f"fd={fd},set={number}"),
         *("-blockdev", f"{protocol},{access}"),
         *("-blockdev", f"driver=raw,node-name={disk.serial},file={disk.serial}-file,{form}"),
-        *("-device", f"virtio-blk-device,drive={disk.serial},serial={disk.serial}{error}"),
+        *(_throttle(disk.serial, form, limits)),
+        *("-device", f"virtio-blk-device,drive={disk.serial}{_LIMITED if _limited(limits) else ''},serial={disk.serial}{error}"),
+    ]
+
+
+def _limited(limits: Limits) -> bool:
+    return bool(limits.disk_bytes_per_second or limits.disk_operations_per_second)
+
+
+def _throttle(serial: str, form: str, limits: Limits) -> list[str]:
+    """A filter above the disk that lets only so much pass, in both directions together."""
+    if not _limited(limits):
+        return []
+    rates = (("bps", limits.disk_bytes_per_second), ("iops", limits.disk_operations_per_second))
+    group = {"qom-type": "throttle-group", "id": f"{serial}-limits", "limits": {f"{kind}-total": rate for kind, rate in rates if rate}}
+    filtered = form.removesuffix(",detect-zeroes=unmap")
+    return [
+        *("-object", json.dumps(group)),
+        *("-blockdev", f"driver=throttle,node-name={serial}{_LIMITED},throttle-group={serial}-limits,file={serial},{filtered}"),
     ]
 
 

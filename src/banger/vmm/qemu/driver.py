@@ -7,22 +7,26 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ...helper.protocol import Launch
 from ...host import facts, process, sockets
+from ...host.cgroups.protocol import GroupUsage
 from ...host.files import bound_log
 from ...host.kvm import KVM_DEVICE
 from ...host.paths import VMLayout
-from ...host.run import find_tool, spawn
+from ...host.run import find_tool
 from ...host.threads import run_to_end
-from ...model.errors import MissingTool, VmmError
-from ...model.machine import MachineConfig
-from ...model.records import ProcessIdentity
+from ...model.errors import BangerError, MissingTool, VmmError
+from ...model.machine import Limits, MachineConfig
+from ...model.records import ProcessIdentity, VMSpec
+from ..launcher import DirectLauncher, Launcher
 from ..protocol import VmmProbe
 from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name
+from .limits import bounds_of
 from .probe import Prober, kvm_access, version_of
 from .qmp import Qmp
 
@@ -38,6 +42,7 @@ class QemuMachine:
 
     process: ProcessIdentity
     vm_dir: Path
+    launcher: Launcher = field(compare=False, repr=False)
 
     async def connect_agent(self) -> socket.socket:
         """A fresh non-blocking connection to the guest's agent port. Raises VmmError when nobody listens."""
@@ -74,9 +79,15 @@ class QemuMachine:
             await control.close()
         return answer if isinstance(answer, dict) else {}
 
+    async def signal(self, name: str) -> bool:
+        """Signal the process; False when it is gone."""
+        return await self.launcher.signal(self.vm_dir.name, self.process, name)
+
     async def end(self) -> None:
         """Kill the process and wait until it is gone. A graceful stop has already synced the guest's disks."""
-        await process.end(self.process)
+        if process.is_alive(self.process):
+            await self.signal("KILL")
+        await process.wait_exit(self.process)
 
 
 class QemuVmm:
@@ -84,8 +95,12 @@ class QemuVmm:
 
     name = "qemu"
 
-    def __init__(self, cache: Path, *, cpu_model: str | None = None, kvm_device: Path = KVM_DEVICE) -> None:
-        """``cache`` keeps what was probed. ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG."""
+    def __init__(self, cache: Path, *, launcher: Launcher | None = None, cpu_model: str | None = None, kvm_device: Path = KVM_DEVICE) -> None:
+        """``cache`` keeps what was probed. ``launcher`` starts the processes, by default without bounds of their own.
+
+        ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG.
+        """
+        self._launcher = launcher or DirectLauncher(kvm_device=kvm_device)
         self._cpu_model = cpu_model
         self._kvm_device = kvm_device
         self._prober = Prober(cache, device=kvm_device)
@@ -111,22 +126,69 @@ class QemuVmm:
     async def launch(self, config: MachineConfig) -> QemuMachine:
         """Start the machine. What QEMU itself has to say goes to the VM's VMM log. Raises VmmError or MissingTool."""
         binary = find_tool(BINARY)
-        probe = await self._prober.probe(binary, config.kernel, config.initramfs, config.uid)
+        probe = await self._prober.probe(binary, config.kernel, config.initramfs, config.uid if os.geteuid() == 0 else -1)
         if not probe.usable:
             raise VmmError(probe.note, hint=probe.hint)
         model = self._cpu_model or ("host" if probe.accelerator == "kvm" else FASTEST_TCG_CPU)
         processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz())
-        groups = kvm_access(config.uid, self._kvm_device).groups if probe.accelerator == "kvm" else ()
-        return QemuMachine(await run_to_end(_start, binary, config, processor, groups), config.vm_dir)
+        return QemuMachine(await self._start(binary, config, processor), config.vm_dir, self._launcher)
+
+    async def _start(self, binary: Path, config: MachineConfig, processor: Processor) -> ProcessIdentity:
+        files = VMLayout(config.vm_dir)
+        with contextlib.ExitStack() as opened:
+            try:
+                fds = await run_to_end(_open_files, config, files, opened)
+                inherited = _all(fds)
+                log = _open(opened, files.vmm_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+                arguments = tuple(machine_command(binary, config, processor, _words(fds, inherited))[1:])
+                kvm = processor.accelerator == "kvm"
+                launch = Launch(vm_id=config.vm_id, program="qemu", arguments=arguments, uid=config.uid, limits=config.limits, kvm=kvm)
+                return await self._launcher.launch(launch, (*inherited, log))
+            except OSError as error:
+                self.remove_sockets(config.vm_dir)
+                raise VmmError(f"cannot start QEMU: {error}", hint="see the daemon's log") from error
+            except BangerError:
+                self.remove_sockets(config.vm_dir)
+                raise
 
     async def adopt(self, vm_id: str, vm_dir: Path) -> QemuMachine | None:
-        """The running machine of this VM: the process of ours that bears its name."""
-        found = await asyncio.to_thread(_find, vm_id, vm_dir)
-        return QemuMachine(found, vm_dir) if found else None
+        """The running machine of this VM: the process in its bounds, or the process of ours that bears its name."""
+        found = (await self._launcher.list()).get(vm_id) or await asyncio.to_thread(_find, vm_id, vm_dir)
+        return QemuMachine(found, vm_dir, self._launcher) if found else None
 
     async def list_machines(self, vms: Path, known: Collection[str]) -> Mapping[str, QemuMachine]:
-        """All running machines of the instance whose machines lie below ``vms``, with one look at the process list."""
-        return await asyncio.to_thread(_list, vms, frozenset(known))
+        """All running machines of the instance whose machines lie below ``vms``: those in bounds, and with one look at the process list the others."""
+        found = {**await asyncio.to_thread(_list, vms, frozenset(known)), **await self._launcher.list()}
+        return {vm_id: QemuMachine(process, vms / vm_id, self._launcher) for vm_id, process in found.items()}
+
+    @property
+    def own_uids(self) -> bool:
+        """Whether every machine gets a uid of its own."""
+        return self._launcher.own_uids
+
+    def enforced(self) -> frozenset[str]:
+        """What the launcher's bounds hold, and the disks, which QEMU itself slows down. It has nothing for the network."""
+        return self._launcher.enforced() | {"disk"}
+
+    def bounds_of(self, spec: VMSpec, accelerator: str) -> Limits:
+        """The limits of a machine that is so big."""
+        return bounds_of(spec, accelerator)
+
+    async def limit(self, vm_id: str, limits: Limits) -> None:
+        """Change what holds for the process. Raises VmmError."""
+        await self._launcher.limit(vm_id, limits)
+
+    async def release(self, vm_id: str) -> None:
+        """Remove the bounds of a machine that does not run."""
+        await self._launcher.release(vm_id)
+
+    def bounds(self) -> frozenset[str]:
+        """Ids of the machines that have bounds."""
+        return self._launcher.bounds()
+
+    def usage(self, vm_id: str) -> GroupUsage | None:
+        """What a machine's bounds say."""
+        return self._launcher.usage(vm_id)
 
     def remove_sockets(self, vm_dir: Path) -> None:
         """Remove the agent's and the control socket."""
@@ -144,25 +206,6 @@ class QemuVmm:
 def _unprivileged() -> int:
     """The uid that stands for a machine's VMM when nothing else is known: machines never run as root."""
     return _NOBODY if os.geteuid() == 0 else -1
-
-
-def _start(binary: Path, config: MachineConfig, processor: Processor, groups: tuple[int, ...]) -> ProcessIdentity:
-    files = VMLayout(config.vm_dir)
-    with contextlib.ExitStack() as opened:
-        try:
-            fds = _open_files(config, files, opened)
-            log = _open(opened, files.vmm_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-            return spawn(
-                machine_command(binary, config, processor, fds),
-                output=log,
-                pass_fds=_all(fds),
-                uid=config.uid,
-                groups=groups,
-            )
-        except OSError as error:
-            files.agent_socket.unlink(missing_ok=True)
-            files.control_socket.unlink(missing_ok=True)
-            raise VmmError(f"cannot start QEMU: {error}", hint="see the daemon's log") from error
 
 
 def _open_files(config: MachineConfig, files: VMLayout, opened: contextlib.ExitStack) -> Descriptors:
@@ -186,7 +229,24 @@ def _open(opened: contextlib.ExitStack, path: Path, flags: int) -> int:
 
 def _all(fds: Descriptors) -> list[int]:
     network = () if fds.network is None else (fds.network,)
-    return [fds.kernel, fds.initramfs, *fds.disks, fds.console, fds.agent, fds.control, *network]
+    return [int(fd) for fd in (fds.kernel, fds.initramfs, *fds.disks, fds.console, fds.agent, fds.control, *network)]
+
+
+def _words(fds: Descriptors, order: Sequence[int]) -> Descriptors:
+    """The same with words in place of the numbers: whoever starts the process puts its own there."""
+
+    def word(fd: int | str) -> str:
+        return f"@fd{order.index(int(fd))}@"
+
+    return Descriptors(
+        kernel=word(fds.kernel),
+        initramfs=word(fds.initramfs),
+        disks=tuple(map(word, fds.disks)),
+        console=word(fds.console),
+        agent=word(fds.agent),
+        control=word(fds.control),
+        network=None if fds.network is None else word(fds.network),
+    )
 
 
 def _find(vm_id: str, vm_dir: Path) -> ProcessIdentity | None:
@@ -196,12 +256,12 @@ def _find(vm_id: str, vm_dir: Path) -> ProcessIdentity | None:
     return None
 
 
-def _list(vms: Path, known: Collection[str]) -> dict[str, QemuMachine]:
-    machines: dict[str, QemuMachine] = {}
+def _list(vms: Path, known: Collection[str]) -> dict[str, ProcessIdentity]:
+    machines: dict[str, ProcessIdentity] = {}
     for pid, vm_id in _named():
         ours = _is_ours(pid, vms / vm_id) if vm_id in known else _is_of(pid, vms / vm_id)
         if ours and (identity := process.identify(pid)).start_time:
-            machines.setdefault(vm_id, QemuMachine(identity, vms / vm_id))
+            machines.setdefault(vm_id, identity)
     return machines
 
 
