@@ -43,9 +43,8 @@ def test_host_and_guest_reach_each_other(system: Installed, box: str) -> None:
 
 
 def test_services_of_the_host_are_closed(system: Installed, box: str) -> None:
-    system.laboratory.sh(
-        "systemd-run --quiet --unit host-server python3 -m http.server --directory /opt 8080; until curl -s -o /dev/null http://127.0.0.1:8080/; do sleep 0.3; done"
-    )
+    serve = "systemd-run --quiet --unit host-server python3 -m http.server --directory /opt 8080"
+    system.laboratory.sh(f"{serve}; until curl -s -o /dev/null http://127.0.0.1:8080/; do sleep 0.3; done")
     try:
         for address in ("172.30.86.1", UPLINK):
             assert fetch(system, box, f"{address}:8080").status != 0, address

@@ -37,7 +37,9 @@ def test_restart_of_helper_and_daemon(system: Installed, box: str) -> None:
 
 def test_the_daemon_is_killed(system: Installed, box: str) -> None:
     before = boot_id(system, box)
-    system.laboratory.sh("systemctl kill --kill-whom=main --signal=KILL bangerd; sleep 2; timeout 60 sh -c 'until systemctl -q is-active bangerd; do sleep 0.5; done'")
+    system.laboratory.sh(
+        "systemctl kill --kill-whom=main --signal=KILL bangerd; sleep 2; timeout 60 sh -c 'until systemctl -q is-active bangerd; do sleep 0.5; done'"
+    )
     assert boot_id(system, box) == before
     soon(system, box)
 
@@ -81,6 +83,6 @@ def test_somebody_deletes_the_bridge(system: Installed, box: str) -> None:
 
 
 def test_nothing_is_left_of_those_that_have_gone(system: Installed, box: str) -> None:
-    assert system.json("gc", "--dry-run") in ([], {"removed": [], "dry_run": True}) or True
+    assert "nothing" in system.ok("gc", "--dry-run").lower()
     scopes = system.laboratory.sh("find /sys/fs/cgroup -type d -name 'banger-*.scope' | wc -l").strip()
     assert scopes == str(len(system.json("vm", "list", "--running")))
