@@ -66,7 +66,7 @@ def test_somebody_flushes_nftables(system: Installed, box: str) -> None:
     try:
         assert system.laboratory.sh("nft -s list ruleset | grep -c banger0-") == before
         assert system.ok("vm", "exec", box, "--", "sh", "-c", "ping -q -c 1 -W 10 172.30.86.1 | grep -c '1 packets received'") == "1\n"
-        assert "repaired" in system.laboratory.sh("cat /var/lib/banger/bangerd.log")
+        assert "network repaired" in system.laboratory.sh("journalctl -b -u banger-helper -o cat --no-pager")
     finally:
         system.ok("vm", "delete", "after")
 
