@@ -154,7 +154,7 @@ def boot(outside: Instance, parts: Parts, name: str = MACHINE) -> Laboratory:
 def new_home(home: Path) -> Instance:
     """An instance below ``home`` whose machines can run machines. Sockets' paths are limited to 107 bytes: keep it short."""
     (home / "config").mkdir(parents=True, mode=0o700, exist_ok=True)
-    (home / "config/config.toml").write_text('[qemu]\ncpu_model = "max"\n')
+    (home / "config/config.toml").write_text('[qemu]\ncpu_model = "max"\nparallel = true\n')
     return Instance(home)
 
 
