@@ -62,19 +62,25 @@ def _as_json(finding: Finding, fixes: dict[str, str]) -> dict[str, object]:
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    """A head for each group, aligned columns, and the remedy below what it remedies."""
-    width = max((len(finding.check.name) for finding in findings), default=0)
+    """A head for each group, aligned columns, the remedy below what it remedies; checks that do not apply share a line by their reason."""
+    width = max((len(finding.check.name) for finding in findings if finding.check.status != "skip"), default=0)
     for group, members in groupby(findings, key=lambda finding: finding.check.group):
         click.echo(heading(group, sys.stdout))
+        skipped: dict[str, list[str]] = {}
         for finding in members:
-            _print_one(finding, width)
+            if finding.check.status == "skip":
+                skipped.setdefault(finding.check.detail, []).append(finding.check.name)
+            else:
+                _print_one(finding, width)
+        for reason, names in skipped.items():
+            click.echo(f"  SKIP  {dim(plain(reason + ' (' + ', '.join(names) + ')'), sys.stdout)}")
 
 
 def _print_one(finding: Finding, width: int) -> None:
     check = finding.check
     head = f"  {status_word(check.status.upper(), sys.stdout)}  {plain(check.name).ljust(width)}  "
     detail = plain(check.detail).replace("\n", "\n" + " " * (width + 10))
-    click.echo(head + (dim(detail, sys.stdout) if check.status == "skip" else detail))
+    click.echo(head + detail)
     if check.remedy:
         remedy = plain(check.remedy).replace("\n", "\n" + " " * (width + 12))
         click.echo(f"{' ' * (width + 10)}{dim('->', sys.stdout)} {remedy}")

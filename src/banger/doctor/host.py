@@ -102,7 +102,7 @@ def _is_synchronised() -> bool:
 
 def open_files(_: Ground) -> Result:
     """What the daemon may raise its limit to; that of an installed system's is in its unit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY or hard >= _DESCRIPTORS_WANTED:
         return passed("no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}")
     return warned(

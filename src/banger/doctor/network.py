@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Final
@@ -14,7 +16,8 @@ from ..host.bound_ports import port_holder
 from ..host.links import Links
 from ..host.netlink import Netlink
 from ..host.run import find_tool
-from ..model.errors import BangerError
+from ..host.run_sync import run_sync
+from ..model.errors import BangerError, CommandFailed
 from ..model.network import NetworkPlan
 from .ground import Ground
 from .outcome import Fix, Result, commands, failed, passed, refused, skipped, warned
@@ -53,18 +56,26 @@ def nftables(ground: Ground) -> Result:
         return skipped(_NO_BRIDGE)
     if no_tool("nft"):
         return missing_tools(["nft"], "no bridge without its firewall")
-    if ground.at("/sys/module").exists() and not ground.at("/sys/module/nf_tables").exists():
-        return warned("the kernel's nf_tables is not loaded; nft loads it if it may", load_module(ground, "nf_tables"))
+    if os.geteuid() == 0:
+        try:
+            run_sync(["nft", "list", "tables"], deadline=4.0)
+        except CommandFailed as error:
+            return failed(f"nft does not work here: {error.message}", load_module(ground, "nf_tables"))
     return passed(str(find_tool("nft")))
 
 
 def bridge_module(ground: Ground) -> Result:
-    """The kernel's bridges."""
+    """The kernel's bridges; a module is loaded by the kernel itself when the first one is made."""
     if ground.plan is None:
         return skipped(_NO_BRIDGE)
     if ground.at("/sys/module/bridge").exists() or ground.at(f"/sys/class/net/{ground.plan.bridge}/bridge").exists():
         return passed("the kernel makes bridges")
-    return warned("the module bridge is not loaded; the kernel loads it when the first bridge is made, if modules may be loaded", load_module(ground, "bridge"))
+    modules = f"/lib/modules/{platform.release()}"
+    if "/bridge.ko" in ground.read(f"{modules}/modules.builtin") + ground.read(f"{modules}/modules.dep"):
+        return passed("the kernel loads the module with the first bridge")
+    if not ground.at(modules).exists():
+        return skipped("the kernel's modules cannot be seen from here")
+    return failed("this kernel has no bridges", "use one with CONFIG_BRIDGE, as all distributions' are")
 
 
 def bridge(ground: Ground) -> Result:

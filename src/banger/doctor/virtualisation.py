@@ -35,6 +35,8 @@ def processor(ground: Ground) -> Result:
     flags = next((line.split() for line in ground.read("/proc/cpuinfo").splitlines() if line.startswith("flags")), [])
     if kind := {"vmx": "Intel VT-x", "svm": "AMD-V"}.get(next((flag for flag in flags if flag in ("vmx", "svm")), "")):
         return passed(kind)
+    if ground.at(KVM_DEVICE).exists():
+        return passed(f"neither VT-x nor AMD-V, but {KVM_DEVICE} is there: a test guest shows what it is worth (see kvm)")
     where = "nested virtualisation on the host of this virtual machine" if "hypervisor" in flags else "virtualisation in the firmware"
     return warned(f"no hardware virtualisation: {_SLOW}", f"enable {where}")
 
