@@ -45,7 +45,7 @@ def look(path: Path, now: float | None = None) -> StoreLook | None:
 
 def _mode(path: Path) -> str:
     """Without a write-ahead log nobody has it open, and SQLite is told not to make one for us (https://sqlite.org/wal.html#read_only_databases)."""
-    return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
 
 
 def _look(connection: sqlite3.Connection, now: float) -> StoreLook:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,8 @@ from banger.doctor import images
 from banger.image import namespace
 from banger.model.config import Config
 from banger.model.errors import BangerError
-from banger.store import Database
+from banger.model.records import ImageRecord
+from banger.store import Database, ImageTable
 from tests.unit.doctor.grounds import make_ground, put
 
 ADA = {"uid": 4242, "user": "ada"}
@@ -47,9 +49,8 @@ def test_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ground = make_ground(tmp_path)
     assert (images.namespaces(ground).status, images.namespaces(ground).remedy) == ("fail", "sudo sysctl ...")
     database = Database.open(_private(ground.layout.database))
-    database.execute(
-        "INSERT INTO images (id, name, source, path, digest, size_bytes, kernel_name, created_at) VALUES ('i', 'debian-bookworm', 's', '/p', 'd', 1, 'k', 1.0)"
-    )
+    record: dict[str, Any] = {"source": "s", "path": "/i", "digest": "sha256:0", "size_bytes": 1, "kernel_name": "k", "created_at": 1.0}
+    ImageTable(database).insert(ImageRecord(id="i", name="debian-bookworm", **record))
     database.close()
     assert images.namespaces(ground).status == "warn", "what is here can be run without"
     assert images.default_image(ground).detail == "debian-bookworm is here"

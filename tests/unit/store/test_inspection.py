@@ -14,7 +14,7 @@ from banger.store.migrations import MIGRATIONS
 
 
 def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    return sorted(path.name for path in directory.iterdir() if path.is_file())
 
 
 def test_no_database(tmp_path: Path) -> None:
