@@ -89,8 +89,15 @@ def from_findings(findings: Sequence[Finding]) -> tuple[Check, ...]:
     for one in findings:
         seen[one.name] += 1
         word = re.sub(r"[^a-z0-9]+", "-", one.name.lower()) + (f"-{seen[one.name]}" if seen[one.name] > 1 else "")
-        checks.append(Check(id=f"{_GROUPS.get(one.name, 'network')}.{word}", name=one.name, status=one.status, detail=one.detail, remedy=one.remedy))
+        detail, remedy = (one.detail, one.remedy) if one.remedy or one.status == "pass" else _split(one.detail)
+        checks.append(Check(id=f"{_GROUPS.get(one.name, 'network')}.{word}", name=one.name, status=one.status, detail=detail, remedy=remedy))
     return tuple(checks)
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Warnings of the network are one line each, the command to type at its end."""
+    detail, found, command = line.partition(": sudo ")
+    return detail, f"sudo {command}" if found else "sudo banger doctor tells more"
 
 
 # -- machines --------------------------------------------------------------------------------------------------------------------------------------
