@@ -28,6 +28,7 @@ from .capabilities import GuestPart
 from .cleanup import end_machine
 from .context import Live, Services, disk_owner
 from .failure import end_of_init
+from .network import attach_network, detach_network
 from .steps import Procedure, Step
 
 Result = TypeVar("Result")
@@ -179,14 +180,13 @@ class _StartSteps:
         await self._services.capabilities.clean_up(context.vm_id)
 
     async def attach_network(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
-        spec = _need(scratch.record).spec
-        scratch.attachment = attachment = await self._services.network.attach(context.vm_id, self._files(context), nat=spec.nat, uid=context.uid)
+        scratch.attachment = attachment = await attach_network(self._services, _need(scratch.record))
         if attachment.warning:
             report("network", attachment.warning, warning=True)
         return context
 
     async def detach_network(self, context: StartContext) -> None:
-        await self._services.network.detach(context.vm_id, self._files(context))
+        await detach_network(self._services, context.vm_id)
 
     async def build_config(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
         record, bootable = _need(scratch.record), _need(scratch.ground).bootable

@@ -31,6 +31,7 @@ from banger.model.errors import (
 )
 from banger.model.progress import silent
 from banger.model.records import VMRecord, VMState
+from banger.net.protocol import NetworkPlace
 from banger.store import Database, ImageTable, Journal, VMTable
 from banger.vm.create import NewVM
 from banger.vm.service import Machines
@@ -491,10 +492,10 @@ async def test_a_restart_that_is_cancelled_while_it_tidies_up_is_stopped_and_not
     tidying, go_on = asyncio.Event(), asyncio.Event()
     detach = FakeNetwork.detach
 
-    async def slow(network: FakeNetwork, vm_id: str, files: VMLayout) -> None:
+    async def slow(network: FakeNetwork, vm_id: str, files: VMLayout, place: NetworkPlace) -> None:
         tidying.set()
         await go_on.wait()
-        await detach(network, vm_id, files)
+        await detach(network, vm_id, files, place)
 
     monkeypatch.setattr(FakeNetwork, "detach", slow)
     restart = asyncio.create_task(instance.machines.restart("box", wait_booted=False, report=silent))

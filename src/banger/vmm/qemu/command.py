@@ -60,7 +60,7 @@ class Descriptors:
     control: int | str
     """Listening unix socket for QMP."""
     network: int | str | None
-    """Connected stream socket of the network helper; None without a card or with the built-in network."""
+    """The card's tap, or the connected stream socket of the network helper; None without a card or with the built-in network."""
 
 
 def machine_name(vm_id: str) -> str:
@@ -181,6 +181,8 @@ def _throttle(serial: str, form: str, limits: Limits) -> list[str]:
 
 def _network(card: NetworkCard, fd: int | str | None) -> list[str]:
     device = f"virtio-net-device,netdev={NETWORK},mac={card.mac}"
+    if card.tap:
+        return ["-netdev", f"tap,id={NETWORK},fd={fd},vhost=off", "-device", device]
     if fd is not None:
         return ["-netdev", f"stream,id={NETWORK},server=off,addr.type=fd,addr.str={fd}", "-device", f"{device},host_mtu={_LARGEST_MTU}"]
     nameserver = f",dns={card.nameservers[0]}" if card.nameservers else ""

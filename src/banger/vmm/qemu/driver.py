@@ -18,9 +18,10 @@ from ...host.files import bound_log
 from ...host.kvm import KVM_DEVICE
 from ...host.paths import VMLayout
 from ...host.run import find_tool
+from ...host.tap import open_tap
 from ...host.threads import run_to_end
-from ...model.errors import BangerError, MissingTool, VmmError
-from ...model.machine import GroupUsage, Limits, MachineConfig
+from ...model.errors import BangerError, CommandFailed, MissingTool, NotFound, VmmError
+from ...model.machine import GroupUsage, Limits, MachineConfig, NetworkCard
 from ...model.records import ProcessIdentity, VMSpec
 from ..launcher import DirectLauncher, Launcher
 from ..protocol import VmmProbe
@@ -220,7 +221,6 @@ def _unprivileged() -> int:
 
 
 def _open_files(config: MachineConfig, files: VMLayout, opened: contextlib.ExitStack) -> Descriptors:
-    card = config.card
     return Descriptors(
         kernel=_open(opened, config.kernel, os.O_RDONLY),
         initramfs=_open(opened, config.initramfs, os.O_RDONLY),
@@ -228,8 +228,22 @@ def _open_files(config: MachineConfig, files: VMLayout, opened: contextlib.ExitS
         console=_open(opened, files.console_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
         agent=opened.enter_context(sockets.listen(files.agent_socket, backlog=8)).fileno(),
         control=opened.enter_context(sockets.listen(files.control_socket, backlog=8)).fileno(),
-        network=opened.enter_context(sockets.connect(card.socket)).fileno() if card and card.socket else None,
+        network=_open_network(opened, config.card),
     )
+
+
+def _open_network(opened: contextlib.ExitStack, card: NetworkCard | None) -> int | None:
+    """The other end of the card: a tap, or the network helper; None when there is none, or QEMU is that itself."""
+    if card is None or not (card.tap or card.socket):
+        return None
+    if card.socket:
+        return opened.enter_context(sockets.connect(card.socket)).fileno()
+    try:
+        fd = open_tap(card.tap)
+    except (NotFound, CommandFailed) as error:
+        raise VmmError(f"the machine's network card cannot be connected: {error.message}", hint=error.hint) from error
+    opened.callback(os.close, fd)
+    return fd
 
 
 def _open(opened: contextlib.ExitStack, path: Path, flags: int) -> int:

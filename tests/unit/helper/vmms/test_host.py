@@ -143,12 +143,13 @@ async def test_whoever_starts_one_is_never_taken_for_it(vmms: HostVmms, groups: 
 
     def look(argv: list[str], **keywords: Any) -> ProcessIdentity:
         vmm = spawn(argv, **keywords)
-        seen.append(groups.members(VM_ID) - {vmm.pid})
+        seen.append(groups.members(VM_ID))
         return vmm
 
     monkeypatch.setattr("banger.helper.vmms.host.spawn", look)
     vmm = await vmms.launch_vmm(launch(), fds)
-    assert seen == [frozenset()]
+    assert vmm.pid in seen[0]
+    assert os.getpid() not in seen[0]
     listed = {pid for one in groups._hierarchies for pid in read_members(groups._home(one) / VM_ID)}
     assert vmm.pid in listed
     assert os.getpid() not in listed

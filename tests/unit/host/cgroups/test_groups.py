@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -129,33 +131,44 @@ def test_names() -> None:
 
 
 def gates_of(pid: int) -> list[Path]:
-    return [path for path in Path(f"/proc/{pid}/fd").iterdir() if "banger-gate" in str(path.readlink())]
+    """Descriptors of the gate that a process has; others come and go while it is being loaded."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += [path] if "banger-gate" in str(path.readlink()) else []
+    return found
 
 
-async def gated(gate: Gate, log: Path, *words: str) -> ProcessIdentity:
-    return await asyncio.to_thread(spawn, [*gate.wrapper, *words], output=log, pass_fds=gate.descriptors)
+@contextlib.asynccontextmanager
+async def gated(gate: Gate, log: Path) -> AsyncIterator[ProcessIdentity]:
+    child = await asyncio.to_thread(spawn, [*gate.wrapper, "sh", "-c", "echo through"], output=log, pass_fds=gate.descriptors)
+    try:
+        yield child
+    finally:
+        await process.end(child)
 
 
 async def test_behind_a_gate_nothing_runs_until_it_opens(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with Gate() as gate:
-        child = await gated(gate, log, "sh", "-c", "echo through")
-        async with asyncio.timeout(10):
-            while len(gates_of(child.pid)) < 2:  # the one that it has inherited, and the one that it waits for
-                await asyncio.sleep(0.01)
-        assert log.read_bytes() == b""
-        gate.open()
-        assert await process.wait_exit(child) == 0
+        async with gated(gate, log) as child:
+            async with asyncio.timeout(30):
+                while len(gates_of(child.pid)) < 2:  # the one that it has inherited, and the one that it waits for
+                    await asyncio.sleep(0.01)
+            assert log.read_bytes() == b""
+            gate.open()
+            assert await process.wait_exit(child) == 0
     assert log.read_bytes() == b"through\n"
 
 
 async def test_a_gate_whose_keeper_is_gone_stays_shut(tmp_path: Path) -> None:
     """The child has the locked description too, so what dies with us does not open it."""
-    with Gate() as gate:
-        child = await gated(gate, tmp_path / "log", "sh", "-c", "echo through")
-    with gates_of(child.pid)[0].open("rb") as again, pytest.raises(BlockingIOError):
-        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    await process.end(child)
+    with contextlib.ExitStack() as keeper:
+        gate = keeper.enter_context(Gate())
+        async with gated(gate, tmp_path / "log") as child:
+            keeper.close()
+            with gates_of(child.pid)[0].open("rb") as again, pytest.raises(BlockingIOError):
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert (tmp_path / "log").read_bytes() == b""
 
 
