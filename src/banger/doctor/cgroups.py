@@ -9,7 +9,7 @@ from typing import Final
 
 from ..host.cgroups.hierarchies import Hierarchy, find_hierarchies
 from .ground import Ground
-from .outcome import Command, Fix, NewFile, Result, commands, passed, warned
+from .outcome import Command, Fix, NewFile, Result, commands, passed, skipped, warned
 
 _ALL: Final = frozenset({"cpu", "memory", "pids", "io"})
 _UNLIMITED: Final = "--cpu-quota and the bound on a VMM's memory have no effect"
@@ -43,7 +43,9 @@ def limits(ground: Ground) -> Result:
         return passed("each machine in a group of its own, made by root")
     offered = _delegated(ground)
     if offered is None:
-        return warned(f"{ground.user} has no systemd session to ask for groups: {_UNLIMITED}", "sudo banger system install --owner " + ground.user)
+        if not ground.at("/run/systemd/system").exists():
+            return skipped(f"no systemd to ask for groups, so only root's machines are bounded: {_UNLIMITED}")
+        return warned(f"{ground.user} has no systemd session to ask for groups: {_UNLIMITED}", commands(f"loginctl enable-linger {ground.user}"))
     if missing := sorted({"cpu", "memory", "pids"} - offered):
         return warned(f"{ground.user}'s session is not given {', '.join(missing)}: such limits have no effect", _delegate())
     return passed(f"{ground.user}'s session may bound {', '.join(sorted(offered & _ALL))}")
