@@ -93,6 +93,17 @@ def size_defaults(config: Config, host: SizeDefaults) -> SizeDefaults:
     return replace(host, **config.sizes, image=config.default_image_name, provenance={**host.provenance, **dict.fromkeys(decided, "config")})
 
 
+def describe_sizes(sizes: SizeDefaults) -> str:
+    """What a machine gets that is not told otherwise, and why, in one line."""
+    values = {
+        "vcpu_count": f"{sizes.vcpu_count} vcpu",
+        "memory_mib": f"{sizes.memory_mib} MiB",
+        "work_disk_bytes": f"{format_size(sizes.work_disk_bytes)} disk",
+        "system_overlay_bytes": f"{format_size(sizes.system_overlay_bytes)} system overlay",
+    }
+    return ", ".join(f"{text} ({sizes.provenance[field]})" for field, text in values.items())
+
+
 def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
     """Every setting in force, in the order of the documentation."""
 
