@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.inside import Inside
+from tests.lab.inside import BOOT_SECONDS, Inside
 from tests.lab.laboratory import OWNER, Laboratory, kept_laboratory, obstacle, temporary_laboratory
 from tests.lab.trace import trace
 
+PATIENT = Path("/etc/systemd/system/bangerd.service.d/laboratory.conf")
+"""Inside. An administrator's drop-in: machines inside boot slowly, all the more when tests run beside each other."""
 RESULTS = Path(__file__).parents[2] / "test-results/laboratory"
 
 
@@ -60,6 +62,7 @@ def is_installed(laboratory: Laboratory) -> bool:
 def system(laboratory: Laboratory) -> Iterator[Installed]:
     if is_installed(laboratory):  # of an earlier run in a kept laboratory
         laboratory.ok("banger", "system", "uninstall", "--purge", "--force")
+    laboratory.sh(f"mkdir -p {PATIENT.parent}; printf '[Service]\\nEnvironment=BANGER_BOOT_TIMEOUT={BOOT_SECONDS}\\n' >{PATIENT}")
     installed = Installed(laboratory, OWNER, before=trace(laboratory))
     installed.as_root("system", "install", "--owner", OWNER)
     installed.import_guest()

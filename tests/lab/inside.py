@@ -57,7 +57,7 @@ class Inside:
 
     def start(self, name: str, *options: str) -> None:
         """A machine of the image ``tiny`` that runs."""
-        self.ok("vm", "run", "-d", "--name", name, "--image", TINY, "--memory", "256M", *options)
+        self.ok("vm", "run", "-d", "--name", name, "--image", TINY, "--vcpu", "1", "--memory", "256M", *options)
 
     def delete_everything(self) -> None:
         """Delete all machines and stop the daemon."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from ..model.checks import Check
 from ..model.records import ImageRecord, KernelRecord, VMEvent, VMRecord
 from . import guest_types as g
 from . import image_types as i
@@ -34,7 +35,7 @@ class Route:
 ROUTES: Final[tuple[Route, ...]] = (
     Route("daemon.status", "GET", "/v1/daemon", "read", t.DaemonStatus, summary="Who is the daemon"),
     Route("daemon.stop", "DELETE", "/v1/daemon", "call", t.DaemonStatus, summary="Stop the daemon; machines keep running"),
-    Route("doctor", "GET", "/v1/doctor", "read", tuple[t.Check, ...], summary="What this host can do and what is missing"),
+    Route("doctor", "GET", "/v1/doctor", "read", tuple[Check, ...], summary="What this host can do and what is missing"),
     Route("defaults", "GET", "/v1/defaults", "read", t.Defaults, summary="Sizes that omitted options take"),
     Route("config.show", "GET", "/v1/config", "read", t.ConfigReport, summary="Every setting and where it comes from"),
     Route("vm.list", "GET", "/v1/vms", "read", tuple[VMRecord, ...], summary="All machines"),

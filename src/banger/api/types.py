@@ -327,15 +327,6 @@ class VMPorts(Reply, frozen=True):
     ports: tuple[Port, ...]
 
 
-class Check(Reply, frozen=True):
-    """One line of ``doctor``."""
-
-    name: str
-    status: Literal["pass", "warn", "fail"]
-    detail: str
-    remedy: str = ""
-
-
 class DaemonStatus(Reply, frozen=True):
     """``GET /v1/daemon``."""
 

@@ -20,6 +20,10 @@ def dim(text: str, stream: TextIO) -> str:
     return click.style(text, dim=True) if is_colourful(stream) else text
 
 
+def heading(text: str, stream: TextIO) -> str:
+    return click.style(text, fg=ACCENT, bold=True) if is_colourful(stream) else text
+
+
 def status_word(word: str, stream: TextIO) -> str:
     return click.style(word, fg=_STATUS_COLOURS.get(word), bold=True) if is_colourful(stream) else word
 

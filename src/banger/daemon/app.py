@@ -84,7 +84,7 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
-    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, launcher=_launcher(layout))
+    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, parallel=config.qemu_parallel, launcher=_launcher(layout))
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)

@@ -14,6 +14,7 @@ from ..guest.frames import Operation as GuestOperation
 from ..guest.messages import exec_request
 from ..host.files import open_regular
 from ..image.run_config import program
+from ..model.checks import Check
 from ..model.config import settings
 from ..model.errors import BadRequest
 from ..model.records import VMRecord
@@ -228,10 +229,10 @@ async def lease_create(context: Context, call: Call) -> t.Lease:
 # -- the daemon ------------------------------------------------------------------------------------------------------------------------------------
 
 
-async def doctor(context: Context, call: Call) -> tuple[t.Check, ...]:
+async def doctor(context: Context, call: Call) -> tuple[Check, ...]:
     from .doctor import run_checks
 
-    return await run_checks(context.layout, context.vmm, context.images, context.machines.defaults(), await context.machines.check_host())
+    return await run_checks(context)
 
 
 async def defaults(context: Context, call: Call) -> t.Defaults:

@@ -1,76 +1,123 @@
-"""What this host can do and what is missing, each with what to do about it."""
+"""What only a daemon can find out for ``doctor``: whether a guest runs, what its capabilities and images say, and what is left over."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import platform
-import shutil
-from collections.abc import Sequence
+import re
+import resource
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from ..api.types import Check
-from ..guest.program import guest_program
-from ..host import facts
-from ..host.paths import Layout, check_private
-from ..host.run import PACKAGES, find_tool
 from ..image import namespace
 from ..image.service import Bootable, ImageService
-from ..model.errors import BangerError, MissingTool
-from ..model.limits import DEFAULT_IMAGE, FLOOR_MEMORY_MIB, SizeDefaults
+from ..model.checks import Check, Status
+from ..model.config import describe_sizes
+from ..model.errors import BangerError
+from ..model.limits import DEFAULT_IMAGE, SizeDefaults
 from ..model.progress import silent
-from ..model.sizes import GIB, MIB, format_size
+from ..model.sizes import format_size
 from ..vm.capabilities import Finding
+from ..vm.leftovers import Leftover
 from ..vmm.protocol import Inspects, Vmm, VmmProbe
+from .context import Context
 
-IMAGE_TOOLS: Final = ("mmdebstrap", "apt-get", "dpkg-deb", "depmod", "lz4", "unshare", "setpriv")
-"""What building the default image and kernel takes."""
-Trouble = Literal["warn", "fail"]
+log = logging.getLogger(__name__)
 
-_SPACE_NEEDED: Final = 1 * GIB
-_SPACE_WANTED: Final = 6 * GIB
+_SECONDS: Final = 20.0
+"""What a check may take; a test guest has ten seconds, once per boot of the host."""
+_DESCRIPTORS_FREE: Final = 256
+_GROUPS: Final = {"disks": "virtualisation", "ssh client": "installation", "names": "network", "names for guests": "network", "names on this host": "network"}
+"""Of findings of the capabilities, by name; a capability that is new is one of the network's."""
+Look = Callable[[], Awaitable[Sequence[Check]]]
 
 
-async def run_checks(layout: Layout, vmm: Vmm, images: ImageService, sizes: SizeDefaults, findings: Sequence[Finding]) -> tuple[Check, ...]:
-    """Every check, the essential ones first. Runs at most one tiny guest, and none when there is no image yet; changes nothing else.
+async def run_checks(context: Context) -> tuple[Check, ...]:
+    """Every check, all at once. Runs at most one tiny guest, and none when there is no image yet; changes nothing else."""
+    machines, images, sizes = context.machines, context.images, context.machines.defaults()
 
-    ``findings`` are those of the capabilities.
-    """
+    async def capabilities() -> Sequence[Check]:
+        return from_findings(await machines.check_host())
+
+    async def leftovers() -> Sequence[Check]:
+        return (check_leftovers(await machines.collect_garbage(dry_run=True, report=silent)),)
+
+    looks: dict[str, Look] = {
+        "virtualisation.test-guest": lambda: check_machines(context.vmm, images, sizes),
+        "images.namespaces": lambda: check_namespaces(images, sizes),
+        "network.capabilities": capabilities,
+        "installation.leftovers": leftovers,
+        "installation.machine-size": lambda: _one(Check(id="installation.machine-size", name="machine size", status="pass", detail=describe_sizes(sizes))),
+        "installation.descriptors": lambda: _one(check_descriptors()),
+    }
+    found = await asyncio.gather(*(_bounded(ident, look) for ident, look in looks.items()))
+    return tuple(check for checks in found for check in checks)
+
+
+async def _one(check: Check) -> Sequence[Check]:
+    return (check,)
+
+
+async def _bounded(ident: str, look: Look) -> Sequence[Check]:
+    """One that fails to look, or takes too long, is a finding itself."""
+    name = ident.partition(".")[2].replace("-", " ")
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await look()
+    except TimeoutError:
+        return (Check(id=ident, name=name, status="fail", detail=f"no answer within {_SECONDS:g} s", remedy="banger daemon status names the daemon's log"),)
+    except BangerError as error:
+        return (refused(ident, name, error),)
+    except Exception as error:
+        log.exception("a check failed", extra={"check": ident})
+        remedy = "please report this; banger daemon status names the daemon's log"
+        return (Check(id=ident, name=name, status="fail", detail=f"the check itself failed: {error!r}", remedy=remedy),)
+
+
+def refused(ident: str, name: str, error: BangerError, status: Status = "fail") -> Check:
+    """What raised this error."""
+    return Check(id=ident, name=name, status=status, detail=error.message, remedy=error.hint or "banger daemon status names the daemon's log")
+
+
+def from_findings(findings: Sequence[Finding]) -> tuple[Check, ...]:
+    """Findings of capabilities, each with an id; several of one name are numbered."""
+    seen: Counter[str] = Counter()
+    checks = []
+    for one in findings:
+        seen[one.name] += 1
+        word = re.sub(r"[^a-z0-9]+", "-", one.name.lower()) + (f"-{seen[one.name]}" if seen[one.name] > 1 else "")
+        detail, remedy = (one.detail, one.remedy) if one.remedy or one.status == "pass" else _split(one.detail)
+        checks.append(Check(id=f"{_GROUPS.get(one.name, 'network')}.{word}", name=one.name, status=one.status, detail=detail, remedy=remedy))
+    return tuple(checks)
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Warnings of the network are one line each, the command to type at its end."""
+    detail, found, command = line.partition(": sudo ")
+    return detail, f"sudo {command}" if found else "sudo banger doctor tells more"
+
+
+# -- machines --------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def check_machines(vmm: Vmm, images: ImageService, sizes: SizeDefaults) -> tuple[Check, ...]:
+    """The VMM, whether a guest runs under KVM, and the default image, which is what the test guest boots."""
     has_image = any(image.name == sizes.image for image in images.list())
-    namespaces = await _namespaces(has_image)
     bootable, image = await _default_image(images, sizes.image) if has_image else (None, await _image_to_be_built(images, sizes.image))
-    return (
-        _architecture(),
-        *await _vmm(vmm, bootable, sizes.image),
-        _guest_program(),
-        *(Check(name=one.name, status=one.status, detail=one.detail, remedy=one.remedy) for one in findings),
-        _image_building(namespaces, missing="warn" if has_image else "fail"),
-        namespaces,
-        image,
-        _passt(),
-        await asyncio.to_thread(_disk_space, layout),
-        _memory(),
-        _machine_size(sizes),
-        _runtime_directory(layout),
-    )
-
-
-def _architecture() -> Check:
-    machine = platform.machine()
-    if machine == "x86_64":
-        return Check(name="architecture", status="pass", detail=machine)
-    return Check(name="architecture", status="fail", detail=f"{machine}: kernels and the guest program are made for x86_64", remedy="use an x86-64 host")
+    return (*await _vmm(vmm, bootable, sizes.image), image)
 
 
 async def _vmm(vmm: Vmm, bootable: Bootable | None, image: str) -> tuple[Check, ...]:
+    ident = f"virtualisation.{vmm.name}"
     probe = await _probe(vmm, bootable)
     if probe is None:
-        return (Check(name=vmm.name, status="warn", detail="not known before there is an image", remedy=f"banger image pull {image}"),)
+        return (Check(id=ident, name=vmm.name, status="warn", detail="not known before there is an image", remedy=f"banger image pull {image}"),)
     if not probe.usable:
-        return (Check(name=vmm.name, status="fail", detail=probe.note, remedy=probe.hint),)
-    program = Check(name=vmm.name, status="pass", detail=f"{probe.binary} {probe.version}".strip())
-    return program, _acceleration(probe, image)
+        return (Check(id=ident, name=vmm.name, status="fail", detail=probe.note, remedy=probe.hint),)
+    return Check(id=ident, name=vmm.name, status="pass", detail=f"{probe.binary} {probe.version}".strip()), _acceleration(probe, image)
 
 
 async def _probe(vmm: Vmm, bootable: Bootable | None) -> VmmProbe | None:
@@ -82,125 +129,70 @@ async def _probe(vmm: Vmm, bootable: Bootable | None) -> VmmProbe | None:
 
 
 def _acceleration(probe: VmmProbe, image: str) -> Check:
+    ident, name = "virtualisation.kvm", "kvm"
     if probe.accelerator == "kvm":
-        return Check(name="kvm", status="pass", detail="a test guest runs")
+        return Check(id=ident, name=name, status="pass", detail="a test guest runs")
     if probe.accelerator == "":
-        return Check(name="kvm", status="warn", detail="the device is there; not tried before there is an image", remedy=f"banger image pull {image}")
-    return Check(name="kvm", status="warn", detail=probe.note, remedy=probe.hint)
-
-
-def _guest_program() -> Check:
-    try:
-        return Check(name="guest program", status="pass", detail=str(guest_program()))
-    except MissingTool as error:
-        return _failed("guest program", error)
-
-
-def _image_building(namespaces: Check, *, missing: Trouble) -> Check:
-    """The tools, and the namespaces that they work in."""
-    name = "image building"
-    absent = [tool for tool in IMAGE_TOOLS if not _installed(tool)]
-    if absent:
-        packages = dict.fromkeys(PACKAGES.get(tool, tool) for tool in absent)
-        return Check(name=name, status=missing, detail=f"not installed: {', '.join(absent)}", remedy=f"sudo apt-get install {' '.join(packages)}")
-    if namespaces.status != "pass":
-        return Check(name=name, status=namespaces.status, detail="the tools are there, but namespaces do not work (see there)", remedy=namespaces.remedy)
-    return Check(name=name, status="pass", detail=", ".join(IMAGE_TOOLS))
-
-
-def _installed(tool: str) -> bool:
-    try:
-        find_tool(tool)
-    except MissingTool:
-        return False
-    return True
-
-
-async def _namespaces(has_image: bool) -> Check:
-    name = "namespaces"
-    try:
-        await namespace.check()
-    except BangerError as error:
-        return _failed(name, error, status="warn" if has_image else "fail")
-    return Check(name=name, status="pass", detail="root" if os.geteuid() == 0 else "user namespaces with subordinate ids work")
+        detail, remedy = "the device is there; not tried before there is an image", f"banger image pull {image}"
+        return Check(id=ident, name=name, status="warn", detail=detail, remedy=remedy)
+    return Check(id=ident, name=name, status="warn", detail=probe.note, remedy=probe.hint or "dmesg | grep -i kvm; machines work without, slowly")
 
 
 async def _default_image(images: ImageService, name: str) -> tuple[Bootable | None, Check]:
-    kernels = {kernel.name for kernel in images.kernels.list()}
+    ident, title, remedy = "images.default", "default image", f"banger image pull {name}"
     record = await images.show(name)
-    remedy = f"banger image pull {name}"
-    if record.kernel_name not in kernels:
-        return None, Check(name="default image", status="warn", detail=f"{name} has lost its kernel {record.kernel_name}", remedy=remedy)
+    if record.kernel_name not in {kernel.name for kernel in images.kernels.list()}:
+        return None, Check(id=ident, name=title, status="warn", detail=f"{name} has lost its kernel {record.kernel_name}", remedy=remedy)
     try:
         bootable = await images.ensure(name, silent)
     except BangerError as error:
-        return None, _failed("default image", error)
-    return bootable, Check(name="default image", status="pass", detail=f"{name} ({format_size(record.size_bytes)}), kernel {bootable.kernel.version}")
+        return None, refused(ident, title, error)
+    detail = f"{name} ({format_size(record.size_bytes)}), kernel {bootable.kernel.version}"
+    return bootable, Check(id=ident, name=title, status="pass", detail=detail)
 
 
 async def _image_to_be_built(images: ImageService, name: str) -> Check:
+    ident, title = "images.default", "default image"
     try:
         known = any(entry.name == name for entry in await images.catalog())
     except BangerError as error:  # a mistake in a catalog of the user's
-        return _failed("default image", error)
+        return refused(ident, title, error)
     if known:
-        return Check(name="default image", status="pass", detail=f"{name} is built on first use", remedy=f"banger image pull {name}")
+        return Check(id=ident, name=title, status="pass", detail=f"{name} is built on first use (banger image pull {name} builds it now)")
     remedy = "install banger again" if name == DEFAULT_IMAGE else "change default_image_name in config.toml (banger config show); banger image list --available"
-    return Check(name="default image", status="fail", detail=f"{name} is neither here nor in the catalog", remedy=remedy)
+    return Check(id=ident, name=title, status="fail", detail=f"{name} is neither here nor in the catalog", remedy=remedy)
 
 
-def _passt() -> Check:
+# -- the daemon's own ------------------------------------------------------------------------------------------------------------------------------
+
+
+async def check_namespaces(images: ImageService, sizes: SizeDefaults) -> tuple[Check, ...]:
+    """Whether this process, in the bounds of its service, can make those that images are built in."""
+    ident, name = "images.namespaces", "namespaces"
+    has_image = any(image.name == sizes.image for image in images.list())
     try:
-        return Check(name="passt", status="pass", detail=str(find_tool("passt")))
-    except MissingTool as error:
-        return Check(name="passt", status="warn", detail="not installed: with --nat a guest could reach services on this host's 127.0.0.1", remedy=error.hint)
-
-
-def _disk_space(layout: Layout) -> Check:
-    where = next(path for path in (layout.state, *layout.state.parents) if path.exists())
-    free = shutil.disk_usage(where).free
-    detail = f"{format_size(free)} free in {layout.state}"
-    if free >= _SPACE_WANTED:
-        return Check(name="disk space", status="pass", detail=detail)
-    remedy = "free some space there, or set BANGER_HOME to a larger file system"
-    return Check(name="disk space", status="warn" if free >= _SPACE_NEEDED else "fail", detail=detail, remedy=remedy)
-
-
-def _memory() -> Check:
-    available = _available_memory()
-    detail = f"{format_size(available)} of {format_size(facts.memory_bytes())} available"
-    if available >= FLOOR_MEMORY_MIB * MIB:
-        return Check(name="memory", status="pass", detail=detail)
-    return Check(name="memory", status="warn", detail=detail, remedy=f"machines take {FLOOR_MEMORY_MIB} MiB unless told otherwise: use --memory, or stop some")
-
-
-def _machine_size(sizes: SizeDefaults) -> Check:
-    """What a machine gets that is not told otherwise, and why."""
-    values = {
-        "vcpu_count": f"{sizes.vcpu_count} vcpu",
-        "memory_mib": f"{sizes.memory_mib} MiB",
-        "work_disk_bytes": f"{format_size(sizes.work_disk_bytes)} disk",
-        "system_overlay_bytes": f"{format_size(sizes.system_overlay_bytes)} system overlay",
-    }
-    return Check(name="machine size", status="pass", detail=", ".join(f"{text} ({sizes.provenance[field]})" for field, text in values.items()))
-
-
-def _available_memory() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return facts.memory_bytes()
-
-
-def _runtime_directory(layout: Layout) -> Check:
-    try:
-        check_private(layout.runtime)
-    except FileNotFoundError:
-        return Check(name="runtime directory", status="pass", detail=f"{layout.runtime} will be made")
+        await namespace.check()
     except BangerError as error:
-        return _failed("runtime directory", error)
-    return Check(name="runtime directory", status="pass", detail=f"{layout.runtime} is private")
+        return (refused(ident, name, error, "warn" if has_image else "fail"),)
+    return (Check(id=ident, name=name, status="pass", detail="root" if os.geteuid() == 0 else "user namespaces with subordinate ids work"),)
 
 
-def _failed(name: str, error: BangerError, *, status: Trouble = "fail") -> Check:
-    return Check(name=name, status=status, detail=error.message, remedy=error.hint)
+def check_leftovers(found: Sequence[Leftover]) -> Check:
+    """What a crash left behind."""
+    ident, name = "installation.leftovers", "leftovers"
+    if not found:
+        return Check(id=ident, name=name, status="pass", detail="none")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(one.kind for one in found).items()))
+    return Check(id=ident, name=name, status="warn", detail=f"{kinds} that no machine needs any more", remedy="banger gc")
+
+
+def check_descriptors(place: Path = Path("/proc/self/fd")) -> Check:
+    """How many files this process may still open; a running machine takes about twenty."""
+    ident, name = "installation.descriptors", "daemon's files"
+    limit, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(list(place.iterdir()))
+    detail = f"{used} of {limit} open"
+    if limit == resource.RLIM_INFINITY or limit - used >= _DESCRIPTORS_FREE:
+        return Check(id=ident, name=name, status="pass", detail=detail)
+    return Check(
+        id=ident, name=name, status="warn", detail=detail, remedy="raise `ulimit -n` where the daemon is started: banger daemon stop, then any command"
+    )

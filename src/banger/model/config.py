@@ -63,6 +63,8 @@ class Config:
     """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
     file_sync: tuple[FileSync, ...] = ()
     network: NetworkSettings = NetworkSettings()
+    qemu_parallel: bool | None = None
+    """Emulated CPUs run in parallel, or take turns; None = in parallel where this QEMU does so without losing rewritten code."""
     qemu_cpu_model: str = ""
     """QEMU's name of the guests' CPU, such as ``max`` for virtualisation inside guests under TCG; "" = chosen by the accelerator."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -91,6 +93,17 @@ def size_defaults(config: Config, host: SizeDefaults) -> SizeDefaults:
     return replace(host, **config.sizes, image=config.default_image_name, provenance={**host.provenance, **dict.fromkeys(decided, "config")})
 
 
+def describe_sizes(sizes: SizeDefaults) -> str:
+    """What a machine gets that is not told otherwise, and why, in one line."""
+    values = {
+        "vcpu_count": f"{sizes.vcpu_count} vcpu",
+        "memory_mib": f"{sizes.memory_mib} MiB",
+        "work_disk_bytes": f"{format_size(sizes.work_disk_bytes)} disk",
+        "system_overlay_bytes": f"{format_size(sizes.system_overlay_bytes)} system overlay",
+    }
+    return ", ".join(f"{text} ({sizes.provenance[field]})" for field, text in values.items())
+
+
 def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
     """Every setting in force, in the order of the documentation."""
 
@@ -111,6 +124,7 @@ def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
         own("network.tap_pool_size", config.network.tap_pool_size),
         own("network.reachable", ", ".join(config.network.reachable) or "none"),
         own("network.dns_port", config.network.dns_port),
+        own("qemu.parallel", "by version" if config.qemu_parallel is None else str(config.qemu_parallel).lower()),
         own("qemu.cpu_model", config.qemu_cpu_model or "by accelerator"),
         size("vm_defaults.vcpu", defaults.vcpu_count),
         size("vm_defaults.memory_mib", defaults.memory_mib),

@@ -347,24 +347,6 @@ def test_kernels(daemon: FakeDaemon, banger: Shell) -> None:
     assert banger("kernel", "list", "--json").json[0]["name"] == "debian-cloud"
 
 
-def test_doctor(daemon: FakeDaemon, banger: Shell) -> None:
-    checks = [{"name": "qemu", "status": "pass", "detail": "7.2"}, {"name": "kvm", "status": "warn", "detail": "no", "remedy": "enable it"}]
-    daemon.routes["GET /v1/doctor"] = Reply(checks)
-    result = banger("doctor")
-    assert (result.status, result.out) == (0, "PASS  qemu  7.2\nWARN  kvm   no\n            enable it\n")
-    daemon.routes["GET /v1/doctor"] = Reply([*checks, {"name": "disk", "status": "fail", "detail": "full"}])
-    assert banger("doctor").status == 1
-    assert banger("doctor", "--json").json[2]["status"] == "fail"
-
-
-def test_doctor_without_a_daemon_says_why(home: Path, banger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_module, "_LAST_CHANCE", 0.1)
-    monkeypatch.setattr(start_module, "daemon_command", lambda: [sys.executable, "-c", "raise SystemExit('no sqlite here')"])
-    result = banger("doctor")
-    assert result.status == 1
-    assert result.out.startswith("FAIL  daemon  the daemon did not start: no sqlite here\n")
-
-
 def test_daemon_verbs_start_nothing(home: Path, banger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_module, "start_daemon", lambda _: pytest.fail("started"))
     status = banger("daemon", "status")

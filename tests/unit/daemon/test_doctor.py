@@ -1,34 +1,34 @@
-"""doctor: each finding with its remedy."""
+"""doctor: what only the daemon finds, each finding with its remedy."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-from collections import namedtuple
+import asyncio
+import resource
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from banger.api.types import Check
 from banger.daemon import doctor
-from banger.daemon.doctor import run_checks
-from banger.host.paths import Layout
-from banger.host.run import PACKAGES, find_tool
+from banger.daemon.context import Context
 from banger.image import namespace
 from banger.image.catalog import CatalogImage
 from banger.image.service import Bootable, ImageService
-from banger.model.errors import BangerError, MissingTool
-from banger.model.limits import DEFAULT_IMAGE, defaults_for_host
+from banger.model.checks import Check
+from banger.model.errors import BangerError
+from banger.model.limits import DEFAULT_IMAGE, SizeDefaults, defaults_for_host
 from banger.model.progress import Report
 from banger.model.records import ImageRecord, KernelRecord
-from banger.vm.work_disk import WorkDisk
+from banger.vm.capabilities import Finding
+from banger.vm.leftovers import Leftover
 from banger.vmm.protocol import Vmm, VmmProbe
 
 KVM = VmmProbe(usable=True, binary="/usr/bin/vmm", version="1.2", accelerator="kvm")
 IMAGE = ImageRecord(id="i", name=DEFAULT_IMAGE, source="s", path="/i", digest="sha256:0", size_bytes=3 << 30, kernel_name="k", created_at=1.0)
 KERNEL = KernelRecord(id="k", name="k", source="s", path="/k", version="6.1.0", digest="sha256:0", size_bytes=1, created_at=1.0)
+SIZES = defaults_for_host(8, 16 << 30)
 
 
 @dataclass
@@ -83,141 +83,138 @@ class FakeImages:
         return Bootable(image=IMAGE, kernel=KERNEL, rootfs=Path("/i/rootfs"), kernel_file=Path("/k/vmlinux"), initramfs=Path("/c/initramfs"))
 
 
+@dataclass
+class FakeMachines:
+    """Machines with capabilities that find this, and with these leftovers."""
+
+    findings: tuple[Finding, ...] = ()
+    left: tuple[Leftover, ...] = ()
+
+    def defaults(self) -> SizeDefaults:
+        return SIZES
+
+    async def check_host(self) -> Sequence[Finding]:
+        return self.findings
+
+    async def collect_garbage(self, *, dry_run: bool, report: Report) -> tuple[Leftover, ...]:
+        assert dry_run
+        return self.left
+
+
+@dataclass
+class FakeContext:
+    vmm: FakeVmm = field(default_factory=FakeVmm)
+    images: FakeImages = field(default_factory=FakeImages)
+    machines: FakeMachines = field(default_factory=FakeMachines)
+
+
 NOTHING_YET = FakeImages(images=(), kernels=FakeKernels(()))
 
 
-async def checks(tmp_path: Path, vmm: FakeVmm | None = None, images: FakeImages | None = None) -> dict[str, Check]:
-    layout = Layout.from_environment({"BANGER_HOME": str(tmp_path / "home")})
-    findings = await WorkDisk(layout).check_host()
-    found = await run_checks(layout, cast(Vmm, vmm or FakeVmm()), cast(ImageService, images or FakeImages()), defaults_for_host(8, 16 << 30), findings)
-    assert all(check.remedy for check in found if check.status != "pass" and check.name != "kvm")
-    assert len({check.name for check in found}) == len(found)
-    return {check.name: check for check in found}
+async def checks(**parts: Any) -> dict[str, Check]:
+    """By id, as the command gets them."""
+    found = await doctor.run_checks(cast(Context, FakeContext(**parts)))
+    assert all(check.remedy for check in found if check.status in ("warn", "fail"))
+    assert len({check.id for check in found}) == len(found)
+    return {check.id: check for check in found}
 
 
-@pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Hide tools from doctor."""
-
-    def hide(*names: str) -> None:
-        real = find_tool
-
-        def find(name: str) -> Path:
-            if name in names:
-                raise MissingTool(f"{name} is not installed", hint=f"sudo apt-get install {PACKAGES.get(name, name)}")
-            return real(name)
-
-        monkeypatch.setattr(doctor, "find_tool", find)
-        monkeypatch.setattr("banger.vm.work_disk.find_tool", find)
-
-    return hide
-
-
-async def test_a_host_with_everything(tmp_path: Path) -> None:
+async def test_a_host_with_everything() -> None:
     vmm = FakeVmm()
-    found = await checks(tmp_path, vmm)
-    assert found["architecture"].status == "pass"
-    assert (found["vmm"].status, found["vmm"].detail) == ("pass", "/usr/bin/vmm 1.2")
-    assert found["kvm"].status == "pass"
-    assert "6.1.0" in found["default image"].detail
-    assert found["machine size"].detail == "2 vcpu (auto), 2048 MiB (auto), 8G disk (builtin), 8G system overlay (builtin)"
+    found = await checks(vmm=vmm)
+    assert (found["virtualisation.vmm"].status, found["virtualisation.vmm"].detail) == ("pass", "/usr/bin/vmm 1.2")
+    assert (found["virtualisation.kvm"].status, found["virtualisation.kvm"].detail) == ("pass", "a test guest runs")
+    assert "6.1.0" in found["images.default"].detail
+    assert found["installation.machine-size"].detail == "2 vcpu (auto), 2048 MiB (auto), 8G disk (builtin), 8G system overlay (builtin)"
+    assert found["installation.leftovers"].detail == "none"
     assert vmm.probed == [Path("/k/vmlinux")]
 
 
-async def test_kvm_that_does_not_work_is_a_warning_with_its_reason(tmp_path: Path) -> None:
+async def test_kvm_that_does_not_work_is_a_warning_with_its_reason() -> None:
     slow = VmmProbe(usable=True, binary="/b", version="1", accelerator="tcg", note="you may not open /dev/kvm", hint="usermod")
-    kvm = (await checks(tmp_path, FakeVmm(slow)))["kvm"]
+    kvm = (await checks(vmm=FakeVmm(slow)))["virtualisation.kvm"]
     assert (kvm.status, kvm.detail, kvm.remedy) == ("warn", "you may not open /dev/kvm", "usermod")
 
 
-async def test_no_vmm(tmp_path: Path) -> None:
+async def test_no_vmm() -> None:
     missing = VmmProbe(usable=False, note="vmm is not installed", hint="sudo apt-get install vmm")
-    found = await checks(tmp_path, FakeVmm(missing))
-    assert (found["vmm"].status, found["vmm"].detail, found["vmm"].remedy) == ("fail", missing.note, missing.hint)
-    assert "kvm" not in found
+    found = await checks(vmm=FakeVmm(missing))
+    vmm = found["virtualisation.vmm"]
+    assert (vmm.status, vmm.detail, vmm.remedy) == ("fail", missing.note, missing.hint)
+    assert "virtualisation.kvm" not in found
 
 
-async def test_before_the_first_image_nothing_is_run(tmp_path: Path) -> None:
+async def test_before_the_first_image_nothing_is_run() -> None:
     vmm = InspectingVmm(VmmProbe(usable=True, binary="/b", version="7", accelerator=""))
-    found = await checks(tmp_path, vmm, NOTHING_YET)
+    found = await checks(vmm=vmm, images=NOTHING_YET)
     assert vmm.probed == []
-    assert found["vmm"].detail == "/b 7"
-    assert (found["kvm"].status, found["kvm"].remedy) == ("warn", f"banger image pull {DEFAULT_IMAGE}")
-    assert found["default image"].status == "pass"
-    assert "first use" in found["default image"].detail
-    assert (await checks(tmp_path, FakeVmm(), NOTHING_YET))["vmm"].status == "warn"
+    assert found["virtualisation.vmm"].detail == "/b 7"
+    assert (found["virtualisation.kvm"].status, found["virtualisation.kvm"].remedy) == ("warn", f"banger image pull {DEFAULT_IMAGE}")
+    assert "first use" in found["images.default"].detail
+    assert (await checks(images=NOTHING_YET))["virtualisation.vmm"].status == "warn"
 
 
-async def test_an_image_that_is_damaged_or_unknown(tmp_path: Path) -> None:
-    assert (await checks(tmp_path, images=FakeImages(damage="rootfs.ext4 is gone")))["default image"].detail == "rootfs.ext4 is gone"
-    assert (await checks(tmp_path, images=FakeImages(kernels=FakeKernels(()))))["default image"].status == "warn"
-    assert (await checks(tmp_path, images=FakeImages(images=(), kernels=FakeKernels(()), known=())))["default image"].status == "fail"
+async def test_an_image_that_is_damaged_or_unknown() -> None:
+    assert (await checks(images=FakeImages(damage="rootfs.ext4 is gone")))["images.default"].detail == "rootfs.ext4 is gone"
+    assert (await checks(images=FakeImages(kernels=FakeKernels(()))))["images.default"].status == "warn"
+    assert (await checks(images=FakeImages(images=(), kernels=FakeKernels(()), known=())))["images.default"].status == "fail"
 
 
-async def test_missing_packages_are_named_in_one_command(tmp_path: Path, without: Any) -> None:
-    without("mmdebstrap", "depmod", "mke2fs", "passt")
-    found = await checks(tmp_path, images=NOTHING_YET)
-    assert (found["image building"].status, found["image building"].remedy) == ("fail", "sudo apt-get install mmdebstrap kmod")
-    assert (found["disks"].status, found["disks"].remedy) == ("fail", "sudo apt-get install e2fsprogs")
-    assert (found["passt"].status, found["passt"].remedy) == ("warn", "sudo apt-get install passt")
-    assert "127.0.0.1" in found["passt"].detail
-
-
-async def test_with_an_image_its_builder_may_be_missing(tmp_path: Path, without: Any) -> None:
-    without("mmdebstrap")
-    assert (await checks(tmp_path))["image building"].status == "warn"
-
-
-async def test_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused() -> None:
         raise BangerError("no subordinate ids", hint="sudo usermod --add-subuids ...")
 
     monkeypatch.setattr(namespace, "check", refused)
     for images, status in ((FakeImages(), "warn"), (NOTHING_YET, "fail")):
-        found = await checks(tmp_path, images=images)
-        assert (found["namespaces"].status, found["image building"].status) == (status, status), "no image can be built without them"
-        assert found["image building"].remedy == found["namespaces"].remedy
+        (found,) = await doctor.check_namespaces(cast(ImageService, images), SIZES)
+        assert (found.status, found.remedy) == (status, "sudo usermod --add-subuids ...")
 
 
-@pytest.mark.parametrize(("free", "status"), [(100 << 30, "pass"), (3 << 30, "warn"), (1 << 20, "fail")])
-async def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, status: str) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free))
-    assert (await checks(tmp_path))["disk space"].status == status
-
-
-async def test_the_runtime_directory(tmp_path: Path) -> None:
-    assert "will be made" in (await checks(tmp_path))["runtime directory"].detail
-    runtime = tmp_path / "home" / "run"
-    runtime.mkdir(parents=True, mode=0o700)
-    assert (await checks(tmp_path))["runtime directory"].status == "pass"
-    runtime.chmod(0o755)
-    check = (await checks(tmp_path))["runtime directory"]
-    assert (check.status, check.remedy) == ("fail", f"chmod 700 {runtime}")
-
-
-async def test_memory_and_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_available_memory", lambda: 100 << 20)
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    found = await checks(tmp_path)
-    assert found["memory"].status == "warn"
-    assert (found["architecture"].status, found["architecture"].detail[:7]) == ("fail", "aarch64")
-
-
-async def test_no_guest_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> Path:
-        raise MissingTool("the guest program is missing", hint="./dev setup")
-
-    monkeypatch.setattr(doctor, "guest_program", missing)
-    check = (await checks(tmp_path))["guest program"]
-    assert (check.status, check.remedy) == ("fail", "./dev setup")
-
-
-async def test_a_vmm_that_has_broken_since_it_was_probed_fails(tmp_path: Path) -> None:
+async def test_a_vmm_that_has_broken_since_it_was_probed_fails() -> None:
     class BrokenVmm(FakeVmm):
         async def inspect(self) -> VmmProbe:
             return VmmProbe(usable=False, note="/b does not run", hint="install it again")
 
-    found = await checks(tmp_path, BrokenVmm())
-    assert (found["vmm"].status, found["vmm"].detail, found["vmm"].remedy) == ("fail", "/b does not run", "install it again")
-    assert "kvm" not in found
+    found = await doctor.check_machines(cast(Vmm, BrokenVmm()), cast(ImageService, FakeImages()), SIZES)
+    assert [(check.id, check.status) for check in found] == [("virtualisation.vmm", "fail"), ("images.default", "pass")]
+    assert found[0].remedy == "install it again"
+
+
+async def test_findings_of_capabilities_have_ids() -> None:
+    some = (
+        Finding(name="disks", status="pass", detail="mke2fs"),
+        Finding(name="names on this host", status="warn", detail="no", remedy="recipe"),
+        Finding(name="bridge", status="warn", detail="ufw drops what machines send: sudo ufw route allow in on banger0"),
+        Finding(name="bridge", status="warn", detail="another"),
+    )
+    found = await checks(machines=FakeMachines(findings=some))
+    assert {"virtualisation.disks", "network.names-on-this-host", "network.bridge", "network.bridge-2"} <= found.keys()
+    assert (found["network.bridge"].detail, found["network.bridge"].remedy) == ("ufw drops what machines send", "sudo ufw route allow in on banger0")
+
+
+async def test_leftovers() -> None:
+    left = tuple(Leftover(kind=kind, what="/x") for kind in ("scope", "staging", "staging"))
+    found = (await checks(machines=FakeMachines(left=left)))["installation.leftovers"]
+    assert (found.status, found.detail, found.remedy) == ("warn", "1 scope, 2 staging that no machine needs any more", "banger gc")
+
+
+async def test_a_check_that_crashes_or_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(FakeMachines):
+        async def check_host(self) -> Sequence[Finding]:
+            raise ZeroDivisionError("on purpose")
+
+        async def collect_garbage(self, *, dry_run: bool, report: Report) -> tuple[Leftover, ...]:
+            await asyncio.sleep(60)
+            return ()
+
+    monkeypatch.setattr(doctor, "_SECONDS", 0.1)
+    found = await checks(machines=Broken())
+    assert (found["network.capabilities"].status, "ZeroDivisionError" in found["network.capabilities"].detail) == ("fail", True)
+    assert (found["installation.leftovers"].status, found["installation.leftovers"].detail) == ("fail", "no answer within 0.1 s")
+    assert found["virtualisation.kvm"].status == "pass", "the others are told all the same"
+
+
+def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, status in ((64, "warn"), (65536, "pass"), (resource.RLIM_INFINITY, "pass")):
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
+        assert doctor.check_descriptors().status == status

@@ -106,13 +106,16 @@ class QemuVmm:
 
     name = "qemu"
 
-    def __init__(self, cache: Path, *, launcher: Launcher | None = None, cpu_model: str | None = None, kvm_device: Path = KVM_DEVICE) -> None:
+    def __init__(
+        self, cache: Path, *, launcher: Launcher | None = None, cpu_model: str | None = None, parallel: bool | None = None, kvm_device: Path = KVM_DEVICE
+    ) -> None:
         """``cache`` keeps what was probed. ``launcher`` starts the processes, by default without bounds of their own.
 
-        ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG.
+        ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG; ``parallel`` whether emulated CPUs run at once.
         """
         self._launcher = launcher or DirectLauncher(kvm_device=kvm_device)
         self._cpu_model = cpu_model
+        self._parallel = parallel
         self._kvm_device = kvm_device
         self._prober = Prober(cache, device=kvm_device)
 
@@ -141,7 +144,7 @@ class QemuVmm:
         if not probe.usable:
             raise VmmError(probe.note, hint=probe.hint)
         model = self._cpu_model or ("host" if probe.accelerator == "kvm" else FASTEST_TCG_CPU)
-        parallel = translates_in_parallel(probe.version)
+        parallel = translates_in_parallel(probe.version) if self._parallel is None else self._parallel
         processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz(), parallel=parallel)
         return QemuMachine(await self._start(binary, config, processor), config.vm_dir, self._launcher)
 
