@@ -82,6 +82,18 @@ async def test_a_guest_that_hangs_is_ended_at_the_deadline(stage: Stage) -> None
     assert not Path(f"/proc/{pid}").exists()
 
 
+async def test_a_guest_that_was_too_slow_is_asked_again(stage: Stage) -> None:
+    """The host may have been busy: at its boot, for one. Nothing of it is written down, and it holds for a while only."""
+    binary, kernel, initramfs = stage.qemu("exec sleep 30"), stage.root / "vmlinux", stage.root / "initramfs"
+    patient = Prober(stage.root / "cache", device=stage.root / "kvm", deadline=0.2, slow_retry=3600)
+    assert [(await patient.probe(binary, kernel, initramfs, -1)).accelerator for _ in range(2)] == ["tcg", "tcg"]
+    assert stage.runs == 1
+    assert not (stage.root / "cache").exists()
+    eager = Prober(stage.root / "cache", device=stage.root / "kvm", deadline=0.2, slow_retry=0)
+    assert [(await eager.probe(binary, kernel, initramfs, -1)).accelerator for _ in range(2)] == ["tcg", "tcg"]
+    assert stage.runs == 3
+
+
 async def test_a_missing_device_is_clear_without_running_anything(stage: Stage) -> None:
     (stage.root / "kvm").unlink()
     probe = await stage.probe(OK)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,8 @@ from .command import Processor, probe_command
 log = logging.getLogger(__name__)
 
 PROBE_DEADLINE: Final = 10.0
+SLOW_RETRY_SECONDS: Final = 300.0
+"""A guest that did not start in time may have run on a host that was busy, as at its boot: asked again after so long, and never written down."""
 _OK: Final = b"banger-probe-ok"
 _KVM_FAILED: Final = b"KVM internal error"
 """QEMU pauses such a guest for ever instead of ending."""
@@ -81,11 +84,14 @@ def _group_name(gid: int) -> str:
 class Prober:
     """Answers "which accelerator works" from memory, else from the cache directory, else by trying."""
 
-    def __init__(self, cache: Path, *, device: Path = KVM_DEVICE, deadline: float = PROBE_DEADLINE) -> None:
+    def __init__(self, cache: Path, *, device: Path = KVM_DEVICE, deadline: float = PROBE_DEADLINE, slow_retry: float = SLOW_RETRY_SECONDS) -> None:
         self._file = cache / "qemu.json"
         self._device = device
         self._deadline = deadline
+        self._slow_retry = slow_retry
         self._known: dict[str, VmmProbe] = {}
+        self._doubtful: dict[str, tuple[VmmProbe, float]] = {}
+        """What was too slow to be known, and until when (monotonic) it holds."""
         self._one_at_a_time = asyncio.Lock()
 
     async def probe(self, binary: Path, kernel: Path, initramfs: Path, uid: int) -> VmmProbe:
@@ -97,19 +103,27 @@ class Prober:
             key = self._key(binary, kernel, initramfs, uid)
         except FileNotFoundError as error:
             raise VmmError(f"cannot probe {binary.name}: {error.filename} is gone") from error
-        if found := self._known.get(key):
+        if found := self._remembered(key):
             return found
         async with self._one_at_a_time:
             if not self._known:
                 self._known = self._load()
-            if found := self._known.get(key):
+            if found := self._remembered(key):
                 return found
             try:
-                self._known[key] = found = await self._try(binary, kernel, initramfs, uid)
+                found, settled = await self._try(binary, kernel, initramfs, uid)
             except VmmError as error:  # asked again next time: what it lacks may be installed without a change of the binary
                 return VmmProbe(usable=False, binary=str(binary), note=error.message, hint=error.hint)
-            self._save()
+            if settled:
+                self._known[key] = found
+                self._save()
+            else:
+                self._doubtful[key] = found, time.monotonic() + self._slow_retry
             return found
+
+    def _remembered(self, key: str) -> VmmProbe | None:
+        doubtful, until = self._doubtful.get(key, (None, 0.0))
+        return self._known.get(key) or (doubtful if time.monotonic() < until else None)
 
     def _key(self, binary: Path, kernel: Path, initramfs: Path, uid: int) -> str:
         # The initramfs is named after its content, and its times change whenever it is used.
@@ -135,17 +149,21 @@ class Prober:
         except OSError as error:
             log.warning("cannot keep the probe's result", extra={"file": str(self._file), "error": str(error)})
 
-    async def _try(self, binary: Path, kernel: Path, initramfs: Path, uid: int) -> VmmProbe:
+    async def _try(self, binary: Path, kernel: Path, initramfs: Path, uid: int) -> tuple[VmmProbe, bool]:
+        """The answer, and whether it holds until something changes."""
         version = await version_of(binary)
         access = kvm_access(uid, self._device)
-        note, hint = access.note, access.hint
+        note, hint, settled = access.note, access.hint, True
         if access.allowed:
-            reason = await run_kvm_guest(binary, kernel, initramfs, uid=uid, groups=access.groups, deadline=self._deadline)
+            try:
+                reason = await run_kvm_guest(binary, kernel, initramfs, uid=uid, groups=access.groups, deadline=self._deadline)
+            except TimeoutError:
+                reason, settled = f"a test guest did not start within {self._deadline:g} s", False
             if not reason:
-                return VmmProbe(usable=True, binary=str(binary), version=version, accelerator="kvm")
+                return VmmProbe(usable=True, binary=str(binary), version=version, accelerator="kvm"), True
             note, hint = f"KVM does not work on this host ({reason}): {_SLOW}", ""
         log.info("kvm is not usable", extra={"note": note})
-        return VmmProbe(usable=True, binary=str(binary), version=version, accelerator="tcg", note=note, hint=hint)
+        return VmmProbe(usable=True, binary=str(binary), version=version, accelerator="tcg", note=note, hint=hint), settled
 
 
 def _identity(path: Path) -> list[object]:
@@ -174,7 +192,7 @@ async def version_of(binary: Path) -> str:
 
 
 async def run_kvm_guest(binary: Path, kernel: Path, initramfs: Path, *, uid: int, groups: tuple[int, ...], deadline: float) -> str:
-    """Boot the guest's own kernel under KVM until it says that it lives; "" when it does, else why not."""
+    """Boot the guest's own kernel under KVM until it says that it lives; "" when it does, else why not. Raises TimeoutError after ``deadline`` seconds."""
     processor = Processor(accelerator="kvm", model="host", tsc_khz=facts.tsc_khz())
     with contextlib.ExitStack() as files:
         fds = [files.enter_context(path.open("rb")).fileno() for path in (kernel, initramfs)]
@@ -187,8 +205,6 @@ async def run_kvm_guest(binary: Path, kernel: Path, initramfs: Path, *, uid: int
         try:
             async with asyncio.timeout(deadline):
                 return await _verdict(output)
-        except TimeoutError:
-            return f"a test guest did not start within {deadline:g} s"
         finally:
             await process.end(guest)
 
