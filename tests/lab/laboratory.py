@@ -1,9 +1,7 @@
 """The laboratory: a machine of our own that is a host with systemd, cgroup v2, device-mapper, nftables and KVM, driven from outside.
 
-Its image is built once per recipe and kept with its kernel below ``cache_directory()``, as files that no database knows:
-any version of banger may use them.
-Python is emulated in there:
-a command of banger's takes a second or two.
+Its image is built once per recipe and kept with its kernel below ``cache_directory()``, as files that no database knows, so that any version of banger may
+use them. Python is emulated in there: a command of banger's takes a second or two.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ GUEST = "opt/guest"
 """``tiny.tar`` and ``kernel/``, for `banger image import` and `banger kernel import` inside."""
 MODULE_TREES = ("arch", "crypto", "lib", "virt", "drivers/md", "drivers/block", "drivers/net", "drivers/vhost", "net", "fs/fuse", "fs/configfs")
 """Of the kernel's modules, what a host of machines may need."""
-TINY_WORDS = "awk cut dd grep head httpd ip nc nslookup ping ps sed sync tail tr udhcpc wget"
+TINY_WORDS = "awk cut dd grep head httpd ip nc nslookup ping ps sed sync tail tr"
 
 
 def bundle_program(place: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Final
 from ..api.types import DaemonStatus
 from ..client import Client
 from ..client.discovery import Endpoint
+from ..host.cgroups.choice import instance_of
 from ..host.paths import Layout
 from ..host.run_sync import run_sync
 from ..model.errors import BangerError, DaemonUnreachable
@@ -128,6 +129,13 @@ def stop() -> None:
         _systemctl("stop", name, deadline=_START_SECONDS, allowed=(0, 5))  # 5: not loaded
     _systemctl("disable", *_ENABLED, allowed=(0, 1))  # 1: no such unit
     _systemctl("reset-failed", *UNITS, allowed=(0, 1, 5))
+
+
+def end_slices() -> None:
+    """End the slice that systemd made for the machines of this installation, and that of all instances if no other is left in it. No machine may run."""
+    _systemctl("stop", f"banger-{instance_of(Layout.system().state)}.slice", allowed=(0, 5))
+    if not _systemctl("list-units", "--plain", "--no-legend", "banger-*.slice").strip():
+        _systemctl("stop", "banger.slice", allowed=(0, 5))
 
 
 def system_endpoint(uid: int) -> Endpoint:

@@ -59,6 +59,8 @@ def release_host(installation: Installation) -> None:
     from ..helper.main import compose
 
     asyncio.run(_release(compose(installation).ops))
+    if services.is_systemd():
+        services.end_slices()
 
 
 async def _release(ops: PrivilegedOps) -> None:
