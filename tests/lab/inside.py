@@ -12,7 +12,7 @@ from tests.lab.materials import GUEST
 
 TINY = "tiny"
 """An image of busybox alone: machines of it are ready as soon as the kernel is."""
-BOOT_SECONDS = "120"
+BOOT_SECONDS = "240"
 """How long a machine inside may take to say hello."""
 
 

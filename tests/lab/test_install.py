@@ -69,17 +69,17 @@ def test_a_stranger_reads_nothing_and_connects_to_nothing(system: Installed) -> 
 
 def test_a_stranger_has_machines_of_their_own(system: Installed, box: str) -> None:
     """The command leads to an instance of theirs, where the owner's machines are not."""
-    done = system.laboratory.run("banger", "vm", "list", "--json", user=STRANGER)
-    assert (done.status, json.loads(done.out)) == (0, [])
-    system.laboratory.ok("banger", "daemon", "stop", user=STRANGER)
+    theirs = "mkdir -p /tmp/eve; export HOME=/tmp/eve XDG_STATE_HOME= XDG_CACHE_HOME= XDG_CONFIG_HOME= XDG_RUNTIME_DIR="
+    assert json.loads(system.laboratory.sh(f"{theirs}; banger vm list --json", user=STRANGER)) == []
+    system.laboratory.sh(f"{theirs}; banger daemon stop; rm -r /tmp/eve", user=STRANGER)
 
 
 def test_doctor_of_the_installation(system: Installed, box: str) -> None:
     done = system.run("doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(done.out)}
-    assert [check for check in checks.values() if check["status"] == "fail"] == []
-    assert checks["kvm"]["status"] == checks["bridge"]["status"] == "pass"
-    assert done.status == 0
+    checks = json.loads(done.out)
+    assert [check for check in checks if check["status"] == "fail"] == []
+    assert {check["status"] for check in checks if check["name"] in ("kvm", "bridge")} == {"pass"}
+    assert done.status == (1 if any(check["status"] == "warn" for check in checks) else 0)
 
 
 def test_manual_pages_and_completion(system: Installed) -> None:

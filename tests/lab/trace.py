@@ -7,7 +7,7 @@ from tests.lab.laboratory import Laboratory
 # What systemd, the tests and the installed program's own runs write all the time.
 _PASSING = (
     "/proc /sys /dev /opt /root /tmp /var/tmp /var/log /var/lib/systemd/timers /run/systemd /run/udev /run/log /run/user /run/sudo /run/utmp"
-    " /run/lock /run/credentials /run/mount"
+    " /run/lock /run/credentials /run/mount /run/tmpfiles.d"
 )
 _LOOK = f"""
 prune=$(for place in {_PASSING}; do printf ' -path %s -prune -o' "$place"; done)
