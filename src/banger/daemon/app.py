@@ -35,6 +35,8 @@ from .operations import Operations
 from .tokens import Tokens
 
 DEFAULT_GUEST_DEADLINE: Final = 60.0
+_PROBE_SHARE: Final = 1 / 6
+"""Of the time that a guest has, what one that only says that it lives has."""
 
 
 def guest_deadline() -> float:
@@ -84,7 +86,13 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
-    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, parallel=config.qemu_parallel, launcher=_launcher(layout))
+    vmm = QemuVmm(
+        layout.probe_cache,
+        cpu_model=config.qemu_cpu_model or None,
+        parallel=config.qemu_parallel,
+        launcher=_launcher(layout),
+        probe_deadline=deadline * _PROBE_SHARE,
+    )
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)

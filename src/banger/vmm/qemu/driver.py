@@ -27,7 +27,7 @@ from ..launcher import DirectLauncher, Launcher
 from ..protocol import VmmProbe
 from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name, translates_in_parallel
 from .limits import bounds_of
-from .probe import Prober, kvm_access, version_of
+from .probe import PROBE_DEADLINE, Prober, kvm_access, version_of
 from .qmp import Qmp
 
 BINARY: Final = "qemu-system-x86_64"
@@ -107,9 +107,16 @@ class QemuVmm:
     name = "qemu"
 
     def __init__(
-        self, cache: Path, *, launcher: Launcher | None = None, cpu_model: str | None = None, parallel: bool | None = None, kvm_device: Path = KVM_DEVICE
+        self,
+        cache: Path,
+        *,
+        launcher: Launcher | None = None,
+        cpu_model: str | None = None,
+        parallel: bool | None = None,
+        kvm_device: Path = KVM_DEVICE,
+        probe_deadline: float = PROBE_DEADLINE,
     ) -> None:
-        """``cache`` keeps what was probed. ``launcher`` starts the processes, by default without bounds of their own.
+        """``cache`` keeps what was probed, in ``probe_deadline`` seconds. ``launcher`` starts the processes, by default without bounds of their own.
 
         ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG; ``parallel`` whether emulated CPUs run at once.
         """
@@ -117,7 +124,7 @@ class QemuVmm:
         self._cpu_model = cpu_model
         self._parallel = parallel
         self._kvm_device = kvm_device
-        self._prober = Prober(cache, device=kvm_device)
+        self._prober = Prober(cache, device=kvm_device, deadline=probe_deadline)
 
     async def probe(self, kernel: Path, initramfs: Path) -> VmmProbe:
         """Binary, version and accelerator. When we are root this is what an unprivileged VMM gets, for that is how machines run."""
