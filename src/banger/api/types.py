@@ -212,7 +212,7 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "scope", "network", "tap", "socket", "staging", "mount", "directory"]
+    kind: Literal["machine", "scope", "network", "tap", "nat", "socket", "staging", "mount", "directory"]
     what: str
     """A path, a process and its pid, or the name of a tap."""
     vm_id: str = ""

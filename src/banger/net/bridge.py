@@ -139,6 +139,16 @@ class BridgeNetwork:
             raise BadRequest(f"{name} belongs to a machine, or is not ours")
         await self._ops.release_taps([slot], keep=False)
 
+    async def stray_nat(self) -> tuple[str, ...]:
+        async with self._turn:
+            return tuple(sorted(address for address, nat in self._nat_changes(await self._ops.inspect_network()).items() if not nat))
+
+    async def remove_nat(self, address: str) -> None:
+        async with self._turn:
+            if self._attached().get(address):
+                raise BadRequest(f"the machine with the address {address} may go out")
+            await self._ops.set_nat({address: False})
+
     # ----------------------------------------------------------------------------------------------------------------------------------------------
 
     def _slot(self, place: NetworkPlace) -> int | None:
@@ -207,27 +217,50 @@ class BridgeNetwork:
             self._note(str(self._plan.address(slot)), "failure", f"somebody has removed its tap {name}: it has no network until it is restarted")
 
     async def _reconcile(self, state: NetworkState) -> None:
-        attached = self._attached()
-        out = {address for address, nat in attached.items() if nat}
-        change = dict.fromkeys(out - set(state.nat), True) | dict.fromkeys(set(state.nat) - out, False)
-        if change:
-            await self._ops.set_nat(change)
-        running = slots_of(self._plan, attached)
+        if changes := self._nat_changes(state):
+            await self._ops.set_nat(changes)
+        running = slots_of(self._plan, self._attached())
         if stray := [slot for slot in state.taps if slot not in running and slot not in self._pool.slots]:
             await self._ops.release_taps(stray, keep=True)
             self._pool.give(stray)
+
+    def _nat_changes(self, state: NetworkState) -> dict[str, bool]:
+        """What is missing until exactly those go out that the rows let out."""
+        out = {address for address, nat in self._attached().items() if nat}
+        found = {address for address in state.nat if slots_of(self._plan, (address,))}
+        return dict.fromkeys(out - found, True) | dict.fromkeys(found - out, False)
+
+    async def _settle_nat(self, state: NetworkState) -> None:
+        """Such as after a machine went while nft did not work. The look is old by now, so another one decides."""
+        if not self._nat_changes(state):
+            return
+        async with self._turn:
+            if changes := self._nat_changes(await self._ops.inspect_network()):
+                log.warning("NAT was not as the machines' rows say", extra={"bridge": self._plan.bridge, "changes": changes})
+                await self._ops.set_nat(changes)
 
     def _keep_watch(self) -> None:
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch(), name="watch the bridge")
 
     async def _watch(self) -> None:
-        while self._attached():
+        """Until no machine is on the bridge, and a last look has shown that none of them is let out any more."""
+        settled = False
+        while self._attached() or not settled:
             await asyncio.sleep(WATCH_SECONDS)
-            try:
-                self._tell_missing(await self._look_after())
-                self._complaint = ""
-            except BangerError as error:
-                if error.message != self._complaint:  # it may last, and would fill the log
-                    log.warning("the machines' network is broken", extra={"bridge": self._plan.bridge, "error": error.message})
-                self._complaint = error.message
+            idle = not self._attached()
+            settled = await self._look(idle=idle) and idle
+
+    async def _look(self, *, idle: bool) -> bool:
+        """One look; False when the host refused. Nothing is made again while no machine needs it."""
+        try:
+            state = await (self._ops.inspect_network() if idle else self._look_after())
+            self._tell_missing(state)
+            await self._settle_nat(state)
+        except BangerError as error:
+            if error.message != self._complaint:  # it may last, and would fill the log
+                log.warning("the machines' network is broken", extra={"bridge": self._plan.bridge, "error": error.message})
+            self._complaint = error.message
+            return False
+        self._complaint = ""
+        return True

@@ -85,10 +85,16 @@ class SwitchesNat(Protocol):
 
 @runtime_checkable
 class ListsTaps(Protocol):
-    """Optional: a network mode with taps that can be left over."""
+    """Optional: a network mode with taps, and addresses that may go out, that can be left over."""
 
     async def stray_taps(self) -> tuple[str, ...]:
         """Names of our taps that belong to no machine's row and are not kept ready for one."""
 
     async def remove_tap(self, name: str) -> None:
         """Remove such a tap; success when it is gone. Raises BadRequest when a machine has it by now."""
+
+    async def stray_nat(self) -> tuple[str, ...]:
+        """Addresses that may go out although no machine's row says so."""
+
+    async def remove_nat(self, address: str) -> None:
+        """Shut such an address in; success when it is. Raises BadRequest when a machine that may go out has it by now."""

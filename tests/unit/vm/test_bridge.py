@@ -115,12 +115,13 @@ async def test_the_counters_are_shown_while_it_may_go_out(instance: Bridged) -> 
     assert (traffic.sent_bytes, traffic.received_bytes) == (100, 2048)
 
 
-async def test_a_stray_tap_is_found_and_removed(instance: Bridged) -> None:
+async def test_stray_taps_and_nat_are_found_and_removed(instance: Bridged) -> None:
     await instance.create()
     (instance.ops.directory / "taps" / "11").touch()
+    (instance.ops.directory / "nat" / "172.31.99.12").touch()
     found = await instance.machines.collect_garbage(dry_run=True, report=silent)
-    assert [(one.kind, one.what) for one in found] == [("tap", "fake0-11")]
-    assert [one.removed for one in await instance.machines.collect_garbage(dry_run=False, report=silent)] == [True]
+    assert [(one.kind, one.what) for one in found] == [("tap", "fake0-11"), ("nat", "172.31.99.12")]
+    assert [one.removed for one in await instance.machines.collect_garbage(dry_run=False, report=silent)] == [True, True]
     assert await instance.machines.collect_garbage(dry_run=True, report=silent) == ()
 
 
