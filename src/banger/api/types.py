@@ -295,6 +295,8 @@ class VMHealth(Reply, frozen=True):
     """``waiting``, ``configuring``, ``ready`` or ``booted``."""
     round_trip: float | None = None
     """Seconds to the agent and back."""
+    trouble: str = ""
+    """What is wrong with one that answers, such as that its network is gone; it is not healthy then."""
 
 
 class VMPing(Reply, frozen=True):

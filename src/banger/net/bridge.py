@@ -17,7 +17,7 @@ from ..model.errors import BadRequest, BangerError
 from ..model.machine import NetworkCard
 from ..model.network import NetworkPlan, NetworkState, Traffic
 from .pool import TapPool, slots_of
-from .protocol import Attachment, NetworkPlace
+from .protocol import Attachment, NetworkPlace, without_tap
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class BridgeNetwork:
         self._missing: frozenset[int] = frozenset()
         """Slots of machines whose tap was not there at the last look."""
         self._lost: frozenset[int] = frozenset()
-        """Those that somebody has been told of."""
+        """Those of which everybody has been told."""
 
     # -- Network ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -72,6 +72,7 @@ class BridgeNetwork:
         slot = self._plan.slot_of(place.address)
         await self._pool.take(slot)
         await self._act(lambda: self._ops.attach_tap(vm_id, slot, nat=nat), newcomer=place.address)
+        self._missing, self._lost = self._missing - {slot}, self._lost - {slot}
         self._pool.settle_soon()
         self._keep_watch()
         return Attachment(mode="bridge", card=self._card(slot), helper=None)
@@ -132,6 +133,9 @@ class BridgeNetwork:
         state = await self._ops.inspect_network()
         known = slots_of(self._plan, self._attached()) | self._pool.slots
         return tuple(self._plan.tap(slot) for slot in state.taps if slot not in known)
+
+    def lost_taps(self) -> frozenset[str]:
+        return frozenset(map(self._plan.tap, self._lost))
 
     async def remove_tap(self, name: str) -> None:
         slot = self._plan.slot_of_tap(name)
@@ -214,7 +218,7 @@ class BridgeNetwork:
         for slot in lost:
             name = self._plan.tap(slot)
             log.warning("a machine's tap was removed", extra={"tap": name})
-            self._note(str(self._plan.address(slot)), "failure", f"somebody has removed its tap {name}: it has no network until it is restarted")
+            self._note(str(self._plan.address(slot)), "failure", without_tap(name))
 
     async def _reconcile(self, state: NetworkState) -> None:
         if changes := self._nat_changes(state):

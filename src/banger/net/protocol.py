@@ -34,6 +34,11 @@ class NetworkPlace:
     tap: str = ""
 
 
+def without_tap(tap: str) -> str:
+    """What is said of a machine whose tap somebody has removed."""
+    return f"somebody has removed its tap {tap}: it has no network until it is restarted"
+
+
 class Network(Protocol):
     """A network mode. Stateless: everything is found again from the VM's id, directory and place."""
 
@@ -89,6 +94,9 @@ class ListsTaps(Protocol):
 
     async def stray_taps(self) -> tuple[str, ...]:
         """Names of our taps that belong to no machine's row and are not kept ready for one."""
+
+    def lost_taps(self) -> frozenset[str]:
+        """Names of taps that somebody has removed under machines that run, as of the last look."""
 
     async def remove_tap(self, name: str) -> None:
         """Remove such a tap; success when it is gone. Raises BadRequest when a machine has it by now."""

@@ -187,6 +187,9 @@ async def test_a_tap_that_somebody_removed_is_told_once(host: Host) -> None:
     await eventually(lambda: host.told, "it is told")
     await asyncio.sleep(0.05)
     assert host.told == [(place.address, "failure")]
+    assert host.network.lost_taps() == {place.tap}
+    await host.attach(address=place.address)
+    assert host.network.lost_taps() == frozenset()
 
 
 @pytest.mark.parametrize("others", [True, False])
