@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from banger.daemon.host_network import HostNetworking
+from banger.daemon.host_network import HostNetworking, note_in
 from banger.model.errors import CommandFailed
 from banger.model.network import NetworkPlan, NetworkState, Traffic, network_plan
 from banger.net.bridge import BridgeNetwork
@@ -136,12 +136,8 @@ class FakeNetworkOps:
 def fake_bridge(directory: Path, database: Database) -> HostNetworking:
     """A bridge network over such files."""
     rows = VMTable(database)
-
-    def note(address: str, kind: str, message: str) -> None:
-        database.events.append(kind, next(record.id for record in rows.list() if record.runtime.address == address), operation="network", message=message)
-
-    driver = BridgeNetwork(FakeNetworkOps(directory), PLAN, rows, pool_size=POOL, note=note)
-    return HostNetworking(driver=driver, capabilities=(Nat(driver),))
+    driver = BridgeNetwork(FakeNetworkOps(directory), PLAN, rows, pool_size=POOL, note=note_in(database))
+    return HostNetworking(driver=driver, capabilities=(Nat(driver, rows.list),))
 
 
 def broken_promises(directory: Path, rows: Sequence[Mapping[str, object]]) -> list[str]:

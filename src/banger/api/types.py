@@ -212,7 +212,7 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "scope", "network", "tap", "socket", "staging", "mount", "directory"]
+    kind: Literal["machine", "scope", "network", "tap", "nat", "socket", "staging", "mount", "directory"]
     what: str
     """A path, a process and its pid, or the name of a tap."""
     vm_id: str = ""
@@ -295,6 +295,8 @@ class VMHealth(Reply, frozen=True):
     """``waiting``, ``configuring``, ``ready`` or ``booted``."""
     round_trip: float | None = None
     """Seconds to the agent and back."""
+    trouble: str = ""
+    """What is wrong with one that answers, such as that its network is gone; it is not healthy then."""
 
 
 class VMPing(Reply, frozen=True):

@@ -144,6 +144,8 @@ def health(ref: str, as_json: bool) -> None:
         print_json(found)
     elif found.healthy:
         click.echo(f"{found.name} is healthy ({found.guest_state}, {(found.round_trip or 0) * 1000:.1f} ms)")
+    elif found.alive:
+        click.echo(f"{found.name} answers ({found.guest_state}), but {found.trouble}: banger vm restart {found.name}")
     else:
         click.echo(f"{found.name} does not run")
     if not found.healthy:

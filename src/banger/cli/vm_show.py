@@ -37,14 +37,14 @@ def list_command(quiet: bool, running: bool, as_json: bool) -> None:
 
 
 def _print(records: tuple[VMRecord, ...]) -> None:
-    """The table, with columns for addresses and for why machines do not run where there is anything to say."""
+    """The table, with columns for addresses and for why machines do not run, or what is wrong with them, where there is anything to say."""
     more = {"ADDRESS": [record.runtime.address for record in records], "NOTE": [_note(record) for record in records]}
     shown = {name: cells for name, cells in more.items() if any(cells)}
     print_table((*_HEAD, *shown), [(*_row(record), *(cells[index] for cells in shown.values())) for index, record in enumerate(records)])
 
 
 def _note(record: VMRecord) -> str:
-    why = {VMState.ERROR: record.runtime.last_error, VMState.STOPPED: record.runtime.last_stop_reason}.get(record.state, "")
+    why = record.runtime.last_stop_reason if record.state is VMState.STOPPED else record.runtime.last_error
     first = why.partition("\n")[0]
     return first if len(first) <= _NOTE_LENGTH else f"{first[: _NOTE_LENGTH - 3]}..."
 

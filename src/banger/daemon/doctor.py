@@ -30,8 +30,16 @@ log = logging.getLogger(__name__)
 _SECONDS: Final = 20.0
 """What a check may take; a test guest has ten seconds, once per boot of the host."""
 _DESCRIPTORS_FREE: Final = 256
-_GROUPS: Final = {"disks": "virtualisation", "ssh client": "installation", "names": "network", "names for guests": "network", "names on this host": "network"}
+_GROUPS: Final = {
+    "disks": "virtualisation",
+    "ssh client": "installation",
+    "names": "network",
+    "names for guests": "network",
+    "names on this host": "network",
+    "tun": "virtualisation",
+}
 """Of findings of the capabilities, by name; a capability that is new is one of the network's."""
+_NEW_DAEMON: Final = "banger daemon stop, then any command (installed: sudo banger system restart); the daemon's log says what keeps it from mending this"
 Look = Callable[[], Awaitable[Sequence[Check]]]
 
 
@@ -95,9 +103,9 @@ def from_findings(findings: Sequence[Finding]) -> tuple[Check, ...]:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Warnings of the network are one line each, the command to type at its end."""
+    """Warnings of the network are one line each, the command to type at its end; without one it is something of ours, which a new daemon makes again."""
     detail, found, command = line.partition(": sudo ")
-    return detail, f"sudo {command}" if found else "sudo banger doctor tells more"
+    return detail, f"sudo {command}" if found else _NEW_DAEMON
 
 
 # -- machines --------------------------------------------------------------------------------------------------------------------------------------

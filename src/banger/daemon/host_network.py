@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..helper.protocol import NameOps, NetworkOps
 from ..host.installation import read_installation
@@ -70,19 +70,30 @@ def _bridge(privileged: _Privileged, settings: NetworkSettings, database: Databa
 
     rows, claim = VMTable(database), _claim(privileged.plan.bridge)
 
-    def note(address: str, kind: str, message: str) -> None:
-        for record in rows.list():
-            if record.runtime.address == address:
-                database.events.append(kind, record.id, operation="network", message=message)
-
     async def let_go() -> None:
         if privileged.leave is not None and not rows.attached():
             await privileged.leave()
         claim.close()
 
-    driver = BridgeNetwork(privileged.network, privileged.plan, rows, pool_size=settings.tap_pool_size, note=note, on_close=let_go)
+    driver = BridgeNetwork(privileged.network, privileged.plan, rows, pool_size=settings.tap_pool_size, note=note_in(database), on_close=let_go)
     # Nat makes the network when the daemon begins, and leaves it last.
-    return HostNetworking(driver=driver, capabilities=(Nat(driver), start_names(privileged.names, privileged.plan, settings)))
+    return HostNetworking(driver=driver, capabilities=(Nat(driver, rows.list), start_names(privileged.names, privileged.plan, settings)))
+
+
+def note_in(database: Database) -> Callable[[str, str, str], None]:
+    """Tells of what happened to the machine with an address (address, kind of the event, message): an event, and what failed is on its row too."""
+    rows = VMTable(database)
+
+    def note(address: str, kind: str, message: str) -> None:
+        with database.transaction():
+            for record in rows.list():
+                if record.runtime.address != address:
+                    continue
+                database.events.append(kind, record.id, operation="network", message=message)
+                if kind == "failure":
+                    rows.update(record.id, lambda current: replace(current, runtime=replace(current.runtime, last_error=message)))
+
+    return note
 
 
 def _claim(bridge: str) -> socket.socket:

@@ -60,7 +60,7 @@ def _guest(stats: GuestStats) -> s.GuestStats:
 
 
 def health_reply(health: Health) -> t.VMHealth:
-    return t.VMHealth(name=health.name, alive=health.alive, healthy=health.healthy, guest_state=health.guest_state, round_trip=health.round_trip)
+    return same_fields(t.VMHealth, health)
 
 
 def ports_reply(record: VMRecord, ports: tuple[Port, ...]) -> t.VMPorts:

@@ -129,10 +129,21 @@ def tun(ground: Ground) -> Result:
             return skipped(f"no {_TUN}; only machines on a bridge need it")
         return failed(f"no {_TUN}: machines get no card on the bridge", load_module(ground, "tun"))
     if stat.S_IMODE(info.st_mode) & 0o006 == 0o006 or os.access(device, os.R_OK | os.W_OK):
-        return passed(f"{_TUN} ({owner_and_mode(info)})")
+        return _try_tun(ground, device, info)
     if ground.plan is None:
         return skipped(f"{ground.user} may not open {_TUN}; only machines on a bridge need it")
     return failed(f"{ground.user} may not open {_TUN} ({owner_and_mode(info)})", commands(f"chmod 666 {_TUN}"))
+
+
+def _try_tun(ground: Ground, device: Path, info: os.stat_result) -> Result:
+    """A device file alone makes no taps: the kernel's part may be missing, or a container may not use it."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        if ground.plan is None:
+            return skipped(f"{_TUN} does not open ({error.strerror}); only machines on a bridge need it")
+        return failed(f"{_TUN} does not open ({error.strerror}): machines get no card on the bridge", load_module(ground, "tun"))
+    return passed(f"{_TUN} ({owner_and_mode(info)})")
 
 
 def load_module(ground: Ground, module: str) -> Fix:

@@ -17,7 +17,7 @@ from ..model.errors import BadRequest, BangerError
 from ..model.machine import NetworkCard
 from ..model.network import NetworkPlan, NetworkState, Traffic
 from .pool import TapPool, slots_of
-from .protocol import Attachment, NetworkPlace
+from .protocol import Attachment, NetworkPlace, without_tap
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class BridgeNetwork:
         self._missing: frozenset[int] = frozenset()
         """Slots of machines whose tap was not there at the last look."""
         self._lost: frozenset[int] = frozenset()
-        """Those that somebody has been told of."""
+        """Those of which everybody has been told."""
 
     # -- Network ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -72,6 +72,7 @@ class BridgeNetwork:
         slot = self._plan.slot_of(place.address)
         await self._pool.take(slot)
         await self._act(lambda: self._ops.attach_tap(vm_id, slot, nat=nat), newcomer=place.address)
+        self._missing, self._lost = self._missing - {slot}, self._lost - {slot}
         self._pool.settle_soon()
         self._keep_watch()
         return Attachment(mode="bridge", card=self._card(slot), helper=None)
@@ -133,11 +134,24 @@ class BridgeNetwork:
         known = slots_of(self._plan, self._attached()) | self._pool.slots
         return tuple(self._plan.tap(slot) for slot in state.taps if slot not in known)
 
+    def lost_taps(self) -> frozenset[str]:
+        return frozenset(map(self._plan.tap, self._lost))
+
     async def remove_tap(self, name: str) -> None:
         slot = self._plan.slot_of_tap(name)
         if slot is None or str(self._plan.address(slot)) in self._attached():
             raise BadRequest(f"{name} belongs to a machine, or is not ours")
         await self._ops.release_taps([slot], keep=False)
+
+    async def stray_nat(self) -> tuple[str, ...]:
+        async with self._turn:
+            return tuple(sorted(address for address, nat in self._nat_changes(await self._ops.inspect_network()).items() if not nat))
+
+    async def remove_nat(self, address: str) -> None:
+        async with self._turn:
+            if self._attached().get(address):
+                raise BadRequest(f"the machine with the address {address} may go out")
+            await self._ops.set_nat({address: False})
 
     # ----------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -204,30 +218,53 @@ class BridgeNetwork:
         for slot in lost:
             name = self._plan.tap(slot)
             log.warning("a machine's tap was removed", extra={"tap": name})
-            self._note(str(self._plan.address(slot)), "failure", f"somebody has removed its tap {name}: it has no network until it is restarted")
+            self._note(str(self._plan.address(slot)), "failure", without_tap(name))
 
     async def _reconcile(self, state: NetworkState) -> None:
-        attached = self._attached()
-        out = {address for address, nat in attached.items() if nat}
-        change = dict.fromkeys(out - set(state.nat), True) | dict.fromkeys(set(state.nat) - out, False)
-        if change:
-            await self._ops.set_nat(change)
-        running = slots_of(self._plan, attached)
+        if changes := self._nat_changes(state):
+            await self._ops.set_nat(changes)
+        running = slots_of(self._plan, self._attached())
         if stray := [slot for slot in state.taps if slot not in running and slot not in self._pool.slots]:
             await self._ops.release_taps(stray, keep=True)
             self._pool.give(stray)
+
+    def _nat_changes(self, state: NetworkState) -> dict[str, bool]:
+        """What is missing until exactly those go out that the rows let out."""
+        out = {address for address, nat in self._attached().items() if nat}
+        found = {address for address in state.nat if slots_of(self._plan, (address,))}
+        return dict.fromkeys(out - found, True) | dict.fromkeys(found - out, False)
+
+    async def _settle_nat(self, state: NetworkState) -> None:
+        """Such as after a machine went while nft did not work. The look is old by now, so another one decides."""
+        if not self._nat_changes(state):
+            return
+        async with self._turn:
+            if changes := self._nat_changes(await self._ops.inspect_network()):
+                log.warning("NAT was not as the machines' rows say", extra={"bridge": self._plan.bridge, "changes": changes})
+                await self._ops.set_nat(changes)
 
     def _keep_watch(self) -> None:
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch(), name="watch the bridge")
 
     async def _watch(self) -> None:
-        while self._attached():
+        """Until no machine is on the bridge, and a last look has shown that none of them is let out any more."""
+        settled = False
+        while self._attached() or not settled:
             await asyncio.sleep(WATCH_SECONDS)
-            try:
-                self._tell_missing(await self._look_after())
-                self._complaint = ""
-            except BangerError as error:
-                if error.message != self._complaint:  # it may last, and would fill the log
-                    log.warning("the machines' network is broken", extra={"bridge": self._plan.bridge, "error": error.message})
-                self._complaint = error.message
+            idle = not self._attached()
+            settled = await self._look(idle=idle) and idle
+
+    async def _look(self, *, idle: bool) -> bool:
+        """One look; False when the host refused. Nothing is made again while no machine needs it."""
+        try:
+            state = await (self._ops.inspect_network() if idle else self._look_after())
+            self._tell_missing(state)
+            await self._settle_nat(state)
+        except BangerError as error:
+            if error.message != self._complaint:  # it may last, and would fill the log
+                log.warning("the machines' network is broken", extra={"bridge": self._plan.bridge, "error": error.message})
+            self._complaint = error.message
+            return False
+        self._complaint = ""
+        return True

@@ -34,6 +34,11 @@ class NetworkPlace:
     tap: str = ""
 
 
+def without_tap(tap: str) -> str:
+    """What is said of a machine whose tap somebody has removed."""
+    return f"somebody has removed its tap {tap}: it has no network until it is restarted"
+
+
 class Network(Protocol):
     """A network mode. Stateless: everything is found again from the VM's id, directory and place."""
 
@@ -85,10 +90,19 @@ class SwitchesNat(Protocol):
 
 @runtime_checkable
 class ListsTaps(Protocol):
-    """Optional: a network mode with taps that can be left over."""
+    """Optional: a network mode with taps, and addresses that may go out, that can be left over."""
 
     async def stray_taps(self) -> tuple[str, ...]:
         """Names of our taps that belong to no machine's row and are not kept ready for one."""
 
+    def lost_taps(self) -> frozenset[str]:
+        """Names of taps that somebody has removed under machines that run, as of the last look."""
+
     async def remove_tap(self, name: str) -> None:
         """Remove such a tap; success when it is gone. Raises BadRequest when a machine has it by now."""
+
+    async def stray_nat(self) -> tuple[str, ...]:
+        """Addresses that may go out although no machine's row says so."""
+
+    async def remove_nat(self, address: str) -> None:
+        """Shut such an address in; success when it is. Raises BadRequest when a machine that may go out has it by now."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from ..model.errors import BangerError
 from ..model.records import VMRecord, VMState
 from .context import Services
 
@@ -38,3 +41,17 @@ def failed_end(services: Services, record: VMRecord, error: BaseException) -> VM
 def failed_start(record: VMRecord, error: BaseException) -> VMRecord:
     """A machine that could not be started."""
     return replace(with_error(record, error), state=VMState.ERROR)
+
+
+@contextmanager
+def naming(record: VMRecord) -> Iterator[None]:
+    """A failure of what is done meanwhile names the machine, which is there all the same."""
+    try:
+        yield
+    except (BangerError, ExceptionGroup) as error:
+        cause: BaseException = error
+        while isinstance(cause, BaseExceptionGroup):  # the root cause comes first (vm.steps)
+            cause = cause.exceptions[0]
+        if isinstance(cause, BangerError):
+            cause.vm = cause.vm or record.name
+        raise

@@ -1,4 +1,4 @@
-"""What belongs to this instance and no machine needs any more: processes, taps, sockets, half-made files and directories that a crash left.
+"""What belongs to this instance and no machine needs any more: processes, taps, NAT, sockets, half-made files and directories that a crash left.
 
 Only what is provably ours counts: a process by the files below our machines' directory that it has open, a file by its place, its owner and its name.
 """
@@ -31,7 +31,7 @@ from .context import Services
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["machine", "scope", "network", "tap", "socket", "staging", "mount", "directory"]
+Kind = Literal["machine", "scope", "network", "tap", "nat", "socket", "staging", "mount", "directory"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _HELPER_GRACE: Final = 2.0
@@ -45,7 +45,7 @@ class Leftover:
 
     kind: Kind
     what: str
-    """A path, a process and its pid, or the name of a tap."""
+    """A path, a process and its pid, the name of a tap, or an address that may go out."""
     vm_id: str = ""
     removed: bool = False
     error: str = ""
@@ -95,7 +95,7 @@ async def _find(services: Services) -> list[_Found]:
         *(_machine(services, vm_id, machine) for vm_id, machine in machines.items() if vm_id not in rows),
         *(_scope(services, vm_id) for vm_id in sorted(bounds - machines.keys()) if vm_id not in rows or _idle(services, vm_id)),
         *(_helper(services, vm_id, one) for vm_id, some in helpers.items() if vm_id not in rows or _idle(services, vm_id) for one in some),
-        *await _taps(services),
+        *await _taps_and_nat(services),
         *_in_machine_directories(services, rows),
         *(_path("staging", path, "", partial(services.images.discard_leftover, path)) for path in images),
         *_half_made(services),
@@ -118,12 +118,13 @@ async def _helpers(services: Services) -> Mapping[str, tuple[ProcessIdentity, ..
     return await services.network.list_helpers(services.layout.vms) if isinstance(services.network, ListsHelpers) else {}
 
 
-async def _taps(services: Services) -> list[_Found]:
+async def _taps_and_nat(services: Services) -> list[_Found]:
     network = services.network
     if not isinstance(network, ListsTaps):
         return []
     try:
-        return [_Found(Leftover(kind="tap", what=name), partial(network.remove_tap, name)) for name in await network.stray_taps()]
+        taps = [_Found(Leftover(kind="tap", what=name), partial(network.remove_tap, name)) for name in await network.stray_taps()]
+        return taps + [_Found(Leftover(kind="nat", what=address), partial(network.remove_nat, address)) for address in await network.stray_nat()]
     except BangerError as error:
         log.warning("taps could not be looked for", extra={"error": error.message})
         return []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 
+from ..host.tap import open_device
 from ..model.errors import BangerError
 from ..model.records import VMRecord
 from ..net.protocol import SwitchesNat
 from .capabilities import Finding
-from .network import place_of
+from .network import lost_network, place_of
 
 
 class Nat:
@@ -16,8 +18,10 @@ class Nat:
 
     name = "nat"
 
-    def __init__(self, network: SwitchesNat) -> None:
+    def __init__(self, network: SwitchesNat, machines: Callable[[], Iterable[VMRecord]]) -> None:
+        """``machines``: the rows of all."""
         self._network = network
+        self._machines = machines
 
     async def apply_change(self, before: VMRecord, after: VMRecord) -> None:
         if before.spec.nat != after.spec.nat and after.runtime.tap:
@@ -30,6 +34,14 @@ class Nat:
         await self._network.close()
 
     async def check_host(self) -> tuple[Finding, ...]:
+        return (*_taps(), *self._cut_off(), *await self._bridge())
+
+    def _cut_off(self) -> Iterable[Finding]:
+        for record in self._machines():
+            if why := lost_network(self._network, record):
+                yield Finding(name="lost taps", status="warn", detail=f"{record.name}: {why}", remedy=f"banger vm restart {record.name}")
+
+    async def _bridge(self) -> tuple[Finding, ...]:
         try:
             warnings = await self._network.check()
         except BangerError as error:
@@ -37,3 +49,11 @@ class Nat:
         if not warnings:
             return (Finding(name="bridge", status="pass", detail="machines have addresses and names of their own"),)
         return tuple(Finding(name="bridge", status="warn", detail=one) for one in warnings)
+
+
+def _taps() -> Iterable[Finding]:
+    """What keeps this process from opening taps, which may see other devices than who asks."""
+    try:
+        os.close(open_device())
+    except BangerError as error:
+        yield Finding(name="tun", status="fail", detail=f"{error.message}: the daemon gives machines no card on the bridge", remedy=error.hint)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..model.errors import NotFound, StoreError
-from ..model.records import VMRecord, VMRuntime
-from ..net.protocol import AssignsPlaces, Attachment, NetworkPlace
+from ..model.records import VMRecord, VMRuntime, VMState
+from ..net.protocol import AssignsPlaces, Attachment, ListsTaps, NetworkPlace, without_tap
 from .context import Services
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,12 @@ async def detach_network(services: Services, vm_id: str) -> None:
 def place_of(record: VMRecord) -> NetworkPlace:
     """Where the machine is, as its row says."""
     return NetworkPlace(address=record.runtime.address, tap=record.runtime.tap)
+
+
+def lost_network(network: object, record: VMRecord) -> str:
+    """Why a machine that runs is cut off until it is restarted; "" when it is not."""
+    lost = isinstance(network, ListsTaps) and record.state is VMState.RUNNING and record.runtime.tap in network.lost_taps()
+    return without_tap(record.runtime.tap) if lost else ""
 
 
 def _settle_place(services: Services, vm_id: str) -> NetworkPlace:

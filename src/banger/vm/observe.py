@@ -74,7 +74,9 @@ class Health:
     alive: bool
     """Its VMM runs."""
     healthy: bool = False
-    """Its agent has answered."""
+    """Its agent has answered, and nothing is known to be wrong."""
+    trouble: str = ""
+    """What is wrong with one whose agent answers."""
     guest_state: str = ""
     """``waiting``, ``configuring``, ``ready`` or ``booted``."""
     round_trip: float | None = None

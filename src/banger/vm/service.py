@@ -27,7 +27,7 @@ from .change import Change, SetContext, changed_spec, check_change, check_live_c
 from .cleanup import end_machine
 from .context import Services, disk_owner
 from .create import NewVM, check_new, reserve, resolve_spec
-from .failure import failed_end, failed_start, with_error
+from .failure import failed_end, failed_start, naming, with_error
 from .handles import HandleCache
 from .leftovers import Leftover, collect_garbage, log_leftovers
 from .recover import recover
@@ -147,7 +147,8 @@ class Machines(MachineViews):
         async with self._locked(ref) as found:
             stopped = await self._stop_locked(found, _STOP_TIMEOUT, report, "by `vm restart`", then_start=True)
             _end_if_cancelled()
-            record = await self._start_locked(stopped, report)
+            with naming(stopped):
+                record = await self._start_locked(stopped, report)
         return await self._wait_booted(record, report) if wait_booted else record
 
     async def kill(self, ref: str, *, signal: str, report: Report) -> VMRecord:
@@ -296,7 +297,8 @@ class Machines(MachineViews):
 
     async def _start(self, ref: str, ground: Ground | None, *, wait_booted: bool, report: Report) -> VMRecord:
         async with self._locked(ref) as found:
-            record = await self._start_locked(found, report, ground)
+            with naming(found):
+                record = await self._start_locked(found, report, ground)
         return await self._wait_booted(record, report) if wait_booted else record
 
     async def _start_locked(self, record: VMRecord, report: Report, ground: Ground | None = None) -> VMRecord:

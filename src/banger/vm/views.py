@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..guest.agent import Agent, Hello
@@ -14,6 +14,7 @@ from ..model.records import VMRecord
 from ..vmm.protocol import PausesOnFullDisk
 from .capabilities import Finding
 from .context import Services
+from .network import lost_network
 from .observe import Health, Observer, Port, Usage, health, ports
 from .start import disk_usage
 
@@ -87,17 +88,19 @@ class MachineViews:
         return await self._observer.usage(self.find(ref))
 
     async def health(self, ref: str) -> Health:
-        """Whether it runs and answers: not healthy when it does not run; raises GuestError or GuestTimeout when it runs and does not answer."""
+        """Whether it runs, answers, and has its network still; raises GuestError or GuestTimeout when it runs and does not answer."""
         record = self.find(ref)
         if not self._services.alive(record):
             return Health(name=record.name, alive=False)
         try:
-            return await health(self.agent(record.id), record.name)
+            found = await health(self.agent(record.id), record.name)
         except GuestError:
             if await self._is_paused(record.id):
                 message = f"{record.name} is paused: the disk of this host is full"
                 raise GuestTimeout(message, hint=f"free some space: df {self._services.layout.vms}; it goes on by itself soon", vm=record.name) from None
             raise
+        trouble = lost_network(self._services.network, record)
+        return replace(found, healthy=False, trouble=trouble) if trouble else found
 
     async def _is_paused(self, vm_id: str) -> bool:
         """Whether the VMM says so: one that says nothing is not known to be."""

@@ -100,8 +100,15 @@ def test_health_and_ping(daemon: FakeDaemon, banger: Shell, healthy: bool) -> No
     assert (health.status, ping.status) == ((0, 0) if healthy else (1, 1))
     assert health.out == ("box is healthy (booted, 1.5 ms)\n" if healthy else "box does not run\n")
     assert ping.out == ("box is alive\n" if healthy else "box is not alive\n")
-    assert banger("vm", "health", "box", "--json").json == reply
+    assert banger("vm", "health", "box", "--json").json == reply | {"trouble": ""}
     assert banger("vm", "ping", "box", "--json").json["alive"] is healthy
+
+
+def test_one_that_answers_and_is_cut_off_is_not_healthy(daemon: FakeDaemon, banger: Shell) -> None:
+    reply = {"name": "box", "alive": True, "healthy": False, "guest_state": "booted", "round_trip": 0.0015, "trouble": "it has no network"}
+    daemon.routes["GET /v1/vms/box/health"] = Reply(reply)
+    found = banger("vm", "health", "box")
+    assert (found.status, found.out) == (1, "box answers (booted), but it has no network: banger vm restart box\n")
 
 
 def test_an_agent_that_does_not_answer_is_an_error(daemon: FakeDaemon, banger: Shell) -> None:

@@ -189,6 +189,7 @@ async def test_findings_of_capabilities_have_ids() -> None:
     )
     found = await checks(machines=FakeMachines(findings=some))
     assert {"virtualisation.disks", "network.names-on-this-host", "network.bridge", "network.bridge-2"} <= found.keys()
+    assert "sudo banger system restart" in found["network.bridge-2"].remedy
     assert (found["network.bridge"].detail, found["network.bridge"].remedy) == ("ufw drops what machines send", "sudo ufw route allow in on banger0")
 
 

@@ -98,8 +98,12 @@ def test_taps(tmp_path: Path) -> None:
     assert virtualisation.tun(ground).status == "skip", "only a bridge needs them"
     bridged = make_ground(tmp_path, config=BRIDGED)
     assert (virtualisation.tun(bridged).status, virtualisation.tun(bridged).remedy[:17]) == ("fail", "sudo modprobe tun")
-    put(bridged, "/dev/net/tun", mode=0o666)
+    device = put(bridged, "/dev/net/tun", mode=0o666)
     assert virtualisation.tun(bridged).status == "pass"
+    device.unlink()
+    device.mkdir(mode=0o777)
+    found = virtualisation.tun(bridged)
+    assert (found.status, "does not open" in found.detail, found.remedy[:17]) == ("fail", True, "sudo modprobe tun")
 
 
 def test_cgroups(tmp_path: Path) -> None:

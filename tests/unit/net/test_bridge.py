@@ -187,6 +187,29 @@ async def test_a_tap_that_somebody_removed_is_told_once(host: Host) -> None:
     await eventually(lambda: host.told, "it is told")
     await asyncio.sleep(0.05)
     assert host.told == [(place.address, "failure")]
+    assert host.network.lost_taps() == {place.tap}
+    await host.attach(address=place.address)
+    assert host.network.lost_taps() == frozenset()
+
+
+@pytest.mark.parametrize("others", [True, False])
+async def test_who_was_not_shut_in_when_its_machine_went_is_at_the_next_look(host: Host, others: bool) -> None:
+    """nft failed in the middle of a deletion: the helper logs it, and the machine goes all the same."""
+    stays, gone = [await host.attach(nat=True) for _ in range(2)]
+    for place in (gone,) if others else (stays, gone):
+        await host.detach(place)
+    (host.ops.directory / "nat" / gone.address).touch()
+    await eventually(lambda: host.ops.nat() == ({stays.address} if others else set()), "it is shut in")
+
+
+async def test_an_address_that_nobody_wants_out_is_a_leftover(host: Host) -> None:
+    place = await host.attach(nat=True)
+    (host.ops.directory / "nat" / "172.31.99.9").touch()
+    assert await host.network.stray_nat() == ("172.31.99.9",)
+    with pytest.raises(BadRequest, match="may go out"):
+        await host.network.remove_nat(place.address)
+    await host.network.remove_nat("172.31.99.9")
+    assert (await host.network.stray_nat(), host.ops.nat()) == ((), {place.address})
 
 
 async def test_a_host_that_refuses_is_an_error_of_who_attaches(host: Host) -> None:

@@ -12,7 +12,7 @@ import pytest
 from banger.model.errors import CommandFailed, NotStopped
 from banger.model.progress import silent
 from banger.model.records import VMState
-from banger.net import pool
+from banger.net import bridge, pool
 from banger.vm.change import Change
 from tests.fakes.bridge import FakeNetworkOps, broken_promises, fake_bridge
 from tests.unit.vm.test_service import SMALL, Instance, eventually
@@ -37,6 +37,7 @@ class Bridged(Instance):
 @pytest.fixture
 async def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bridged]:
     monkeypatch.setattr(pool, "SETTLE_SECONDS", 0.005)
+    monkeypatch.setattr(bridge, "WATCH_SECONDS", 0.01)
     instance = Bridged(tmp_path)
     instance.use_bridge()
     yield instance
@@ -115,12 +116,13 @@ async def test_the_counters_are_shown_while_it_may_go_out(instance: Bridged) -> 
     assert (traffic.sent_bytes, traffic.received_bytes) == (100, 2048)
 
 
-async def test_a_stray_tap_is_found_and_removed(instance: Bridged) -> None:
+async def test_stray_taps_and_nat_are_found_and_removed(instance: Bridged) -> None:
     await instance.create()
     (instance.ops.directory / "taps" / "11").touch()
+    (instance.ops.directory / "nat" / "172.31.99.12").touch()
     found = await instance.machines.collect_garbage(dry_run=True, report=silent)
-    assert [(one.kind, one.what) for one in found] == [("tap", "fake0-11")]
-    assert [one.removed for one in await instance.machines.collect_garbage(dry_run=False, report=silent)] == [True]
+    assert [(one.kind, one.what) for one in found] == [("tap", "fake0-11"), ("nat", "172.31.99.12")]
+    assert [one.removed for one in await instance.machines.collect_garbage(dry_run=False, report=silent)] == [True, True]
     assert await instance.machines.collect_garbage(dry_run=True, report=silent) == ()
 
 
@@ -130,3 +132,25 @@ async def test_the_tap_of_a_row_that_did_not_come_to_clear_it_is_released_by_the
     instance.machines._update(record.id, lambda record: replace(record, runtime=replace(record.runtime, tap="fake0-2")))
     await instance.machines.recover()
     assert instance.machines.find("box").runtime.tap == ""
+
+
+async def test_a_machine_that_lost_its_tap_does_not_look_healthy_until_it_is_restarted(instance: Bridged) -> None:
+    record = await instance.create()
+    assert (await instance.machines.health("box")).healthy
+    (instance.ops.directory / "taps" / "2").unlink()
+    await eventually(lambda: instance.machines.find("box").runtime.last_error, "it is on the row")
+    assert instance.machines.find("box").runtime.last_error == "somebody has removed its tap fake0-2: it has no network until it is restarted"
+    health = await instance.machines.health("box")
+    assert (health.alive, health.healthy, health.trouble) == (True, False, instance.machines.find("box").runtime.last_error)
+    (finding,) = [one for one in await instance.machines.check_host() if one.name == "lost taps"]
+    assert (finding.status, finding.detail[:4], finding.remedy) == ("warn", "box:", "banger vm restart box")
+    await instance.machines.restart(record.id, wait_booted=False, report=silent)
+    assert instance.machines.find("box").runtime.last_error == ""
+    assert (await instance.machines.health("box")).healthy
+    assert "lost taps" not in {one.name for one in await instance.machines.check_host()}
+
+
+async def test_a_host_without_taps_is_found_by_who_would_open_them(instance: Bridged, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("banger.host.tap.DEVICE", str(tmp_path / "tun"))
+    (finding,) = [one for one in await instance.machines.check_host() if one.name == "tun"]
+    assert (finding.status, "is missing on this host" in finding.detail, "modprobe tun" in finding.remedy) == ("fail", True, True)

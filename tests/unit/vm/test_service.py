@@ -187,8 +187,9 @@ async def test_a_machine_that_ends_by_itself_becomes_stopped(instance: Instance)
 )
 async def test_a_failed_start_is_undone_and_told_on_the_row(instance: Instance, fault: str, error: type[BangerError], text: str) -> None:
     setattr(instance.world.faults, fault, True)
-    with pytest.raises(error, match=text):
+    with pytest.raises(error, match=text) as caught:
         await instance.create()
+    assert caught.value.vm == "box"
     record = instance.machines.find("box")
     assert record.state is VMState.ERROR
     assert re.search(text, record.runtime.last_error)
@@ -236,6 +237,7 @@ async def test_a_failed_undo_is_joined_and_retried_by_the_next_daemon(instance: 
     with pytest.raises(ExceptionGroup) as caught:
         await instance.create()
     assert [str(error) for error in caught.value.exceptions] == ["half launched", "detach broke"]
+    assert [getattr(error, "vm", "") for error in caught.value.exceptions] == ["box", ""]
     assert instance.machines.find("box").state is VMState.ERROR
     instance.world.faults.detach = False
     await instance.restart_daemon()
