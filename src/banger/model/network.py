@@ -18,6 +18,8 @@ MAX_SLOTS: Final = 1000
 FIRST_SLOT: Final = 2
 """Slot N has the Nth address of the subnet; the first is the bridge's own."""
 _BRIDGE: Final = re.compile(r"[a-z][a-z0-9_]{0,9}")
+_PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+"""RFC 1918 and RFC 6598 (shared address space): nothing out there has these, and they are routed as any other."""
 _LARGEST_PREFIX: Final = 29
 _SMALLEST_PREFIX: Final = 16
 
@@ -72,7 +74,7 @@ def network_plan(bridge: str = DEFAULT_BRIDGE, subnet: str = DEFAULT_SUBNET) -> 
         network = IPv4Network(subnet)
     except ValueError as error:
         raise BadRequest(f"{subnet!r} is not an IPv4 subnet: {error}", hint=f"for example {DEFAULT_SUBNET}") from error
-    if not network.is_private or network.is_loopback or network.is_link_local or not _SMALLEST_PREFIX <= network.prefixlen <= _LARGEST_PREFIX:
+    if not any(map(network.subnet_of, _PRIVATE)) or not _SMALLEST_PREFIX <= network.prefixlen <= _LARGEST_PREFIX:
         raise BadRequest(
             f"{subnet} cannot be the machines' subnet",
             hint=f"a private one with a prefix of {_SMALLEST_PREFIX} to {_LARGEST_PREFIX} bits, such as {DEFAULT_SUBNET}",
