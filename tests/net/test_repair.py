@@ -103,6 +103,10 @@ def test_an_attach_repairs_too_and_the_next_look_tells(bare: Lab) -> None:
         ("ip link add banger0 type veth peer name other0; ip link set banger0 alias banger", "banger0 exists and is not ours"),
         ("ip route add 172.30.80.0/20 via 10.99.0.1", "overlaps the route to 172.30.80.0/20 by up0"),
         ("ip route add 172.30.86.128/25 via 10.99.0.1", "overlaps the route to 172.30.86.128/25 by up0"),
+        ("ip route add unreachable 172.30.86.0/24", "overlaps the unreachable route to 172.30.86.0/24"),
+        ("ip route add blackhole 172.30.80.0/20", "overlaps the blackhole route to 172.30.80.0/20"),
+        ("ip route add prohibit 172.30.86.128/25", "overlaps the prohibit route to 172.30.86.128/25"),
+        ("ip route add 172.30.86.0/24 nexthop via 10.99.0.1 nexthop via 10.99.0.7", "overlaps the route to 172.30.86.0/24 by several links"),
         ("ip address add 172.30.86.1/32 dev up0", "172.30.86.1, which is in the machines' subnet 172.30.86.0/24, is already an address of up0"),
         ("ip address add 172.30.86.9/24 dev lo", "172.30.86.9, which is in the machines' subnet 172.30.86.0/24, is already an address of lo"),
         ("nft add table inet banger0; nft add chain inet banger0 mine", "the nftables table inet banger0 is not ours"),
@@ -134,6 +138,13 @@ def test_an_overlap_that_comes_later_is_a_warning(bare: Lab) -> None:
     bare.host.sh("ip route add 172.30.80.0/20 via 10.99.0.1")
     assert "overlaps the route to 172.30.80.0/20" in ensure(bare).warnings[0]
     assert "overlaps the route to 172.30.80.0/20" in bare.host.do(bare.network.inspect_network()).warnings[0]
+
+
+def test_a_route_to_nowhere_that_comes_later_is_a_warning(bare: Lab) -> None:
+    ensure(bare)
+    bare.host.sh("ip route add prohibit 172.30.86.7/32")
+    assert "overlaps the prohibit route to 172.30.86.7/32" in ensure(bare).warnings[0]
+    assert "overlaps the prohibit route to 172.30.86.7/32" in bare.host.do(bare.network.inspect_network()).warnings[0]
 
 
 def test_inspection_tells_what_is_missing_and_changes_nothing(bare: Lab) -> None:
