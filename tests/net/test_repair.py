@@ -312,10 +312,20 @@ def test_the_remedy_for_another_firewall_works(bare: Lab, damage: str) -> None:
     assert ensure(bare).warnings == ()
 
 
-def test_input_that_is_dropped_is_told(bare: Lab) -> None:
-    bare.host.sh("iptables -P INPUT DROP")
+_INPUT = "nft 'add table inet mine; add chain inet mine i { type filter hook input priority 0; policy drop; }; add rule inet mine i iifname lo accept'"
+
+
+@pytest.mark.parametrize("damage", ["iptables -P INPUT DROP", f"{DOCKER.strip()}; iptables -P INPUT DROP", _INPUT], ids=["iptables", "Docker", "nft"])
+def test_input_that_is_dropped_is_told(bare: Lab, damage: str) -> None:
+    bare.host.sh(damage)
     (warning,) = ensure(bare).warnings
-    assert warning.endswith("sudo iptables -I INPUT -i banger0 -j ACCEPT")
+    assert "what machines ask the host's DNS: sudo " in warning
+    assert bare.host.do(bare.network.inspect_network()).warnings == (warning,)
+    guest, gateway = bare.guest(2), str(bare.plan.gateway)
+    assert guest.udp(gateway, 53) == "timeout"
+    bare.host.sh(warning.partition(": ")[2].replace("sudo ", ""))
+    assert guest.udp(gateway, 53) == guest.tcp(gateway, 53) == guest.address
+    assert ensure(bare).warnings == ()
 
 
 def test_cycles_leave_nothing(bare: Lab) -> None:
