@@ -233,6 +233,23 @@ def test_a_kept_tap_lost_its_nat_and_serves_the_next(bare: Lab) -> None:
     assert guest.tcp(FAR) == HOST
 
 
+def test_a_machine_goes_although_nft_fails(bare: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Its address stays in the sets then, and the next machine that has it does not begin with it."""
+    ensure(bare)
+    bare.host.do(bare.network.attach_tap("vm", 2, nat=True))
+
+    async def fail(text: str) -> None:
+        raise CommandFailed("nft: syntax error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("banger.helper.network.firewall.apply", fail)
+        bare.host.do(bare.network.release_taps([2], keep=False))
+    assert "NAT not ended" in caplog.text
+    assert bare.host.do(bare.network.inspect_network()).taps == ()
+    bare.host.do(bare.network.attach_tap("next", 2, nat=False))
+    assert bare.host.do(bare.network.inspect_network()).nat == {}
+
+
 def test_taps_belong_to_the_daemon(bare: Lab) -> None:
     network = HostNetwork(bare.plan, tap_owner=54321)
     bare.host.do(network.ensure_network())
