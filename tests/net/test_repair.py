@@ -103,6 +103,10 @@ def test_an_attach_repairs_too_and_the_next_look_tells(bare: Lab) -> None:
         ("ip link add banger0 type veth peer name other0; ip link set banger0 alias banger", "banger0 exists and is not ours"),
         ("ip route add 172.30.80.0/20 via 10.99.0.1", "overlaps the route to 172.30.80.0/20 by up0"),
         ("ip route add 172.30.86.128/25 via 10.99.0.1", "overlaps the route to 172.30.86.128/25 by up0"),
+        ("ip route add unreachable 172.30.86.0/24", "overlaps the unreachable route to 172.30.86.0/24"),
+        ("ip route add blackhole 172.30.80.0/20", "overlaps the blackhole route to 172.30.80.0/20"),
+        ("ip route add prohibit 172.30.86.128/25", "overlaps the prohibit route to 172.30.86.128/25"),
+        ("ip route add 172.30.86.0/24 nexthop via 10.99.0.1 nexthop via 10.99.0.7", "overlaps the route to 172.30.86.0/24 by several links"),
         ("ip address add 172.30.86.1/32 dev up0", "172.30.86.1, which is in the machines' subnet 172.30.86.0/24, is already an address of up0"),
         ("ip address add 172.30.86.9/24 dev lo", "172.30.86.9, which is in the machines' subnet 172.30.86.0/24, is already an address of lo"),
         ("nft add table inet banger0; nft add chain inet banger0 mine", "the nftables table inet banger0 is not ours"),
@@ -134,6 +138,13 @@ def test_an_overlap_that_comes_later_is_a_warning(bare: Lab) -> None:
     bare.host.sh("ip route add 172.30.80.0/20 via 10.99.0.1")
     assert "overlaps the route to 172.30.80.0/20" in ensure(bare).warnings[0]
     assert "overlaps the route to 172.30.80.0/20" in bare.host.do(bare.network.inspect_network()).warnings[0]
+
+
+def test_a_route_to_nowhere_that_comes_later_is_a_warning(bare: Lab) -> None:
+    ensure(bare)
+    bare.host.sh("ip route add prohibit 172.30.86.7/32")
+    assert "overlaps the prohibit route to 172.30.86.7/32" in ensure(bare).warnings[0]
+    assert "overlaps the prohibit route to 172.30.86.7/32" in bare.host.do(bare.network.inspect_network()).warnings[0]
 
 
 def test_inspection_tells_what_is_missing_and_changes_nothing(bare: Lab) -> None:
@@ -222,6 +233,23 @@ def test_a_kept_tap_lost_its_nat_and_serves_the_next(bare: Lab) -> None:
     assert guest.tcp(FAR) == HOST
 
 
+def test_a_machine_goes_although_nft_fails(bare: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Its address stays in the sets then, and the next machine that has it does not begin with it."""
+    ensure(bare)
+    bare.host.do(bare.network.attach_tap("vm", 2, nat=True))
+
+    async def fail(text: str) -> None:
+        raise CommandFailed("nft: syntax error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("banger.helper.network.firewall.apply", fail)
+        bare.host.do(bare.network.release_taps([2], keep=False))
+    assert "NAT not ended" in caplog.text
+    assert bare.host.do(bare.network.inspect_network()).taps == ()
+    bare.host.do(bare.network.attach_tap("next", 2, nat=False))
+    assert bare.host.do(bare.network.inspect_network()).nat == {}
+
+
 def test_taps_belong_to_the_daemon(bare: Lab) -> None:
     network = HostNetwork(bare.plan, tap_owner=54321)
     bare.host.do(network.ensure_network())
@@ -301,10 +329,20 @@ def test_the_remedy_for_another_firewall_works(bare: Lab, damage: str) -> None:
     assert ensure(bare).warnings == ()
 
 
-def test_input_that_is_dropped_is_told(bare: Lab) -> None:
-    bare.host.sh("iptables -P INPUT DROP")
+_INPUT = "nft 'add table inet mine; add chain inet mine i { type filter hook input priority 0; policy drop; }; add rule inet mine i iifname lo accept'"
+
+
+@pytest.mark.parametrize("damage", ["iptables -P INPUT DROP", f"{DOCKER.strip()}; iptables -P INPUT DROP", _INPUT], ids=["iptables", "Docker", "nft"])
+def test_input_that_is_dropped_is_told(bare: Lab, damage: str) -> None:
+    bare.host.sh(damage)
     (warning,) = ensure(bare).warnings
-    assert warning.endswith("sudo iptables -I INPUT -i banger0 -j ACCEPT")
+    assert "what machines ask the host's DNS: sudo " in warning
+    assert bare.host.do(bare.network.inspect_network()).warnings == (warning,)
+    guest, gateway = bare.guest(2), str(bare.plan.gateway)
+    assert guest.udp(gateway, 53) == "timeout"
+    bare.host.sh(warning.partition(": ")[2].replace("sudo ", ""))
+    assert guest.udp(gateway, 53) == guest.tcp(gateway, 53) == guest.address
+    assert ensure(bare).warnings == ()
 
 
 def test_cycles_leave_nothing(bare: Lab) -> None:

@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -194,6 +195,61 @@ def test_spoofed_arp_is_dropped(shared: Lab, guests: tuple[Guest, Guest]) -> Non
     assert str(plan.address(9)) in shared.host.sh("ip neighbour show dev banger0"), "the check above could not have failed"
     shared.host.do(shared.network.ensure_network())
     shared.host.sh("ip neighbour flush dev banger0")
+
+
+TAGS = [(0x8100, 0), (0x8100, 0xE000), (0x8100, 1), (0x8100, 5), (0x88A8, 0), (0x88A8, 5)]
+
+
+def test_tagged_frames_are_dropped(shared: Lab, guests: tuple[Guest, Guest]) -> None:
+    """The kernel takes the tag off before our rules see the frame: address and MAC are right then, and only the tag is not."""
+    guest, plan = guests[0], shared.plan
+    sent = {"plain": b"", "twice": struct.pack("!HHHH", 0x88A8, 5, 0x8100, 6)} | {f"{kind:x} {tag:x}": struct.pack("!HH", kind, tag) for kind, tag in TAGS}
+
+    def seen() -> set[str]:
+        with shared.host.call(listen_to, plan.bridge) as card:
+            for word, tags in sent.items():
+                guest.inside.call(say, bytes.fromhex(plan.mac(guest.slot).replace(":", "")), tags, plan.address(guest.slot).packed, word.encode())
+            return heard(card)
+
+    assert seen() == {"plain"}
+    shared.host.sh("nft flush chain bridge banger0 guest_pins")
+    try:
+        assert seen() == sent.keys(), "the check above could not have failed"
+    finally:
+        shared.host.do(shared.network.ensure_network())
+    assert seen() == {"plain"}
+
+
+def listen_to(link: str) -> socket.socket:
+    """All that arrives there."""
+    card = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+    card.bind((link, 0x0003))
+    card.settimeout(0.5)
+    return card
+
+
+def heard(card: socket.socket) -> set[str]:
+    """Words of ``say`` that arrive."""
+    words = set()
+    with suppress(TimeoutError):
+        while True:
+            _, found, word = card.recv(2000).partition(MARK)
+            words |= {word.decode()} if found else set()
+    return words
+
+
+MARK = b"banger says "
+
+
+def say(source: bytes, tags: bytes, address: bytes, word: bytes) -> None:
+    """An IPv4 packet to everybody (RFC 791, a protocol for experiments), in a frame with these tags (IEEE 802.1Q)."""
+    body = MARK + word
+    bare = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, 253, 0, address, b"\xff" * 4)
+    total = sum(struct.unpack("!10H", bare))
+    header = bare[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + bare[12:]
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as card:
+        card.bind(("eth0", 0))
+        card.send(b"\xff" * 6 + source + tags + b"\x08\x00" + header + body)
 
 
 def test_reachable_is_an_exception() -> None:

@@ -27,6 +27,7 @@ _TUN_OWNER: Final = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _TABLE_LOCAL, _UNICAST, _SCOPE_LINK = 255, 1, 253
+_DEAD_ENDS: Final = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _NDA_LLADDR: Final = 2
 _AF_BRIDGE: Final = 7
 _NOARP, _NTF_MASTER = 0x40, 0x04
@@ -61,12 +62,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An IPv4 unicast route, but those to addresses of the host itself."""
+    """An IPv4 route, unicast or a dead end, but those to addresses of the host itself."""
 
     network: IPv4Network
     index: int
+    """Its link; 0 when it has none, or several."""
     on_link: bool
     """Its addresses are neighbours, reached without a router."""
+    dead_end: str = ""
+    """``blackhole``, ``unreachable`` or ``prohibit``: it leads nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +200,16 @@ class Links:
         self._netlink.request(_DELADDR, _IFADDR.pack(socket.AF_INET, interface.network.prefixlen, 0, 0, index) + attribute(_IFA_LOCAL, interface.packed))
 
     def routes(self) -> list[Route]:
-        """IPv4 unicast routes of all tables but the local one."""
+        """IPv4 routes of all tables but the local one: unicast, and those that lead nowhere."""
         found = []
         for body in self._dump(_GETROUTE, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
             family, prefix, _, _, table, _, scope, kind, _ = _RTMSG.unpack_from(body)
             values = attributes(body[_RTMSG.size :])
-            if family == socket.AF_INET and kind == _UNICAST and (_number(values.get(_RTA_TABLE)) or table) != _TABLE_LOCAL:
+            known = kind == _UNICAST or kind in _DEAD_ENDS
+            if family == socket.AF_INET and known and (_number(values.get(_RTA_TABLE)) or table) != _TABLE_LOCAL:
                 network = IPv4Network((IPv4Address(values.get(_RTA_DST, bytes(4))), prefix))
-                found.append(Route(network, _number(values.get(_RTA_OIF)), scope == _SCOPE_LINK and _RTA_GATEWAY not in values))
+                on_link = kind == _UNICAST and scope == _SCOPE_LINK and _RTA_GATEWAY not in values
+                found.append(Route(network, _number(values.get(_RTA_OIF)), on_link, _DEAD_ENDS.get(kind, "")))
         return found
 
     def _change(self, index: int, words: bytes) -> None:

@@ -11,6 +11,7 @@ _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ARTIFACT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 SHORT_ID_LENGTH: Final = 12
+_LIKE_AN_ID: Final = re.compile(rf"[0-9a-f]{{{SHORT_ID_LENGTH},32}}")
 
 _ADJECTIVES: Final = tuple(
     "able amber bold brave bright brisk calm clever cool crisp deft eager early easy fair fast fine fond free fresh glad gold grand green happy "
@@ -36,6 +37,16 @@ def check_vm_name(name: str) -> str:
         raise BadRequest(f"bad name {name!r}", hint="a VM's name has 1-63 characters: a-z, 0-9 and '-', with no '-' at either end")
     if _ID.fullmatch(name):
         raise BadRequest(f"bad name {name!r}", hint="32 hexadecimal digits are the id of a VM; add a letter, or take some away")
+    return name
+
+
+def check_new_vm_name(name: str) -> str:
+    """``name`` itself when a new VM may have it: as ``check_vm_name``, and nothing that could be the short id of another.
+
+    Raises BadRequest otherwise.
+    """
+    if _LIKE_AN_ID.fullmatch(check_vm_name(name)):
+        raise BadRequest(f"bad name {name!r}", hint=f"{SHORT_ID_LENGTH} to 32 hexadecimal digits could be the id of a VM; add a '-' or a letter after f")
     return name
 
 

@@ -18,6 +18,19 @@ MAX_SLOTS: Final = 1000
 FIRST_SLOT: Final = 2
 """Slot N has the Nth address of the subnet; the first is the bridge's own."""
 _BRIDGE: Final = re.compile(r"[a-z][a-z0-9_]{0,9}")
+_WORDS_OF_NFT: Final = frozenset(
+    "accept add ah all and arp bridge cgroup chain chains comment comp constant continue counter counters cpu create ct day dccp define delete describe "
+    "destroy device devices dnat drop dst dup dynamic ecn element elements eq esp ether exists expires export exthdr fib flags flow flowtable flowtables "
+    "flush frag fwd ge geneve get goto gre gretap gt handle hbh hook hooks hour ibriport ibrname icmp icmpv6 igmp iif iifgroup iifname iiftype import "
+    "include index inet insert interval ip ip6 ipsec jhash jump last le limit limits list log lshift lt map maps mark masquerade meta meter meters mh "
+    "missing monitor ne netdev nftrace not notrack numgen obriport obrname offload oif oifgroup oifname oiftype or osf pkttype policy position priority "
+    "queue quota quotas random redefine redirect reject rename replace reset return rshift rt rt0 rt2 rtclassid rule rules ruleset sctp secmark secmarks "
+    "set sets size skgid skuid snat socket srh symhash synproxy synproxys table tables tcp th time timeout tproxy tunnel tunnels type typeof udp udplite "
+    "undefine update vlan vmap vni vxlan xor xt".split()
+)
+"""What nft may take for a word of its language where a table's name stands, and names cannot be quoted (src/scanner.l of nftables; up to 10 letters)."""
+_PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+"""RFC 1918 and RFC 6598 (shared address space): nothing out there has these, and they are routed as any other."""
 _LARGEST_PREFIX: Final = 29
 _SMALLEST_PREFIX: Final = 16
 
@@ -68,11 +81,13 @@ def network_plan(bridge: str = DEFAULT_BRIDGE, subnet: str = DEFAULT_SUBNET) -> 
     """The plan with this bridge and subnet. Raises BadRequest for a name or a subnet that cannot be."""
     if not _BRIDGE.fullmatch(bridge):
         raise BadRequest(f"{bridge!r} cannot name a bridge", hint="a lower-case letter, then up to 9 lower-case letters, digits or _")
+    if bridge in _WORDS_OF_NFT:
+        raise BadRequest(f"{bridge!r} cannot name a bridge: it is a word of the language of nftables", hint=f"add a digit, for example {bridge[:9]}0")
     try:
         network = IPv4Network(subnet)
     except ValueError as error:
         raise BadRequest(f"{subnet!r} is not an IPv4 subnet: {error}", hint=f"for example {DEFAULT_SUBNET}") from error
-    if not network.is_private or network.is_loopback or network.is_link_local or not _SMALLEST_PREFIX <= network.prefixlen <= _LARGEST_PREFIX:
+    if not any(map(network.subnet_of, _PRIVATE)) or not _SMALLEST_PREFIX <= network.prefixlen <= _LARGEST_PREFIX:
         raise BadRequest(
             f"{subnet} cannot be the machines' subnet",
             hint=f"a private one with a prefix of {_SMALLEST_PREFIX} to {_LARGEST_PREFIX} bits, such as {DEFAULT_SUBNET}",

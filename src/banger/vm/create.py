@@ -10,7 +10,7 @@ from ..model.durations import check_duration
 from ..model.errors import AlreadyExists, BadRequest, StoreError
 from ..model.forwards import Forward, check_forwards
 from ..model.limits import SizeDefaults, check_spec
-from ..model.names import check_vm_name, generate_name, new_id
+from ..model.names import check_new_vm_name, generate_name, new_id
 from ..model.rates import Rates, check_rates, with_rates
 from ..model.records import ImageRecord, VMRecord, VMRuntime, VMSpec, VMState
 from ..model.sizes import MIB
@@ -48,7 +48,7 @@ class NewVM:
 async def check_new(services: Services, new: NewVM) -> None:
     """Refuse what can be refused before anything is done: BadRequest, or AlreadyExists for a name or port that is taken now."""
     if new.name:
-        check_vm_name(new.name)
+        check_new_vm_name(new.name)
         if services.vms.get_by_name(new.name) is not None:
             raise AlreadyExists(f"a machine named {new.name!r} already exists", hint=f"choose another --name, or: banger vm delete {new.name}")
     if new.autostart and new.remove:

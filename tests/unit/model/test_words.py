@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from banger.model import errors
 from banger.model.errors import BadRequest, BangerError
 from banger.model.limits import check_spec, defaults_for_host
-from banger.model.names import check_vm_name, generate_name
+from banger.model.names import check_new_vm_name, check_vm_name, generate_name
 from banger.model.opid import OP_ID_PATTERN, new_op_id
 from banger.model.sizes import GIB, KIB, MIB, format_size, parse_size
 
@@ -56,9 +56,20 @@ def test_bad_names(name: str) -> None:
         check_vm_name(name)
 
 
+@pytest.mark.parametrize("name", ["0123456789ab", "deadbeefcafe0", "0" * 31, "a" * 32])
+def test_new_names_are_no_short_ids(name: str) -> None:
+    with pytest.raises(BadRequest, match="bad name"):
+        check_new_vm_name(name)
+
+
+@pytest.mark.parametrize("name", ["box", "deadbeef", "0123456789a", "0123456789ag", "0123456789-ab", "0" * 33])
+def test_good_new_names(name: str) -> None:
+    assert check_new_vm_name(name) == name
+
+
 def test_generated_names_are_good() -> None:
     for _ in range(200):
-        check_vm_name(generate_name())
+        check_new_vm_name(generate_name())
 
 
 @pytest.mark.parametrize(

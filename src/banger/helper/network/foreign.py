@@ -18,6 +18,7 @@ from .firewall import Firewall
 DOCKER_CHAIN: Final = "DOCKER-USER"
 """Docker makes it for the administrator's rules, calls it first and never empties it (docs.docker.com, "Packet filtering and firewalls")."""
 _LEGACY: Final = Path("/proc/net/ip_tables_names")
+_WORDS: Final = re.compile(r"[\w-]+")
 _DEADLINE: Final = 10.0
 
 
@@ -33,6 +34,15 @@ class ForeignTable:
     """Base chain by hook (``input``, ``forward``), of those that drop what no rule lets through."""
     rules: Mapping[str, tuple[str, ...]]
     """Rules by chain, as text."""
+
+    def reached_from(self, chain: str) -> frozenset[str]:
+        """This chain and all that its rules lead to."""
+        found, ahead = {chain}, [chain]
+        while ahead:
+            words = {word for rule in self.rules.get(ahead.pop(), ()) for word in _WORDS.findall(rule)}
+            ahead += (new := (words & self.rules.keys()) - found)
+            found |= new
+        return frozenset(found)
 
     def names(self, bridge: str, chains: Iterable[str] | None = None) -> int:
         """In how many rules of these chains (default: all) the bridge is named."""
@@ -105,7 +115,7 @@ def _warnings(table: ForeignTable, bridge: str) -> Iterable[str]:
             continue
         if ufw and not table.names(bridge, [f"ufw-user-{hook}"]):
             yield _UFW[hook].format(bridge=bridge)
-        elif not ufw and not table.names(bridge):
+        elif not ufw and not table.names(bridge, table.reached_from(chain)):
             yield _remedy(table, hook, chain, bridge)
 
 

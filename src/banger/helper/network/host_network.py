@@ -241,10 +241,10 @@ class HostNetwork:
             return
         try:
             await self._nat.change(dict.fromkeys(addresses, False))
-        except CommandFailed as error:
-            if not firewall.is_gone(error):
-                raise
-        except MissingTool as error:  # a machine must go all the same; the next one on the slot does not start before this is done
+        except (CommandFailed, MissingTool) as error:
+            if isinstance(error, CommandFailed) and firewall.is_gone(error):
+                return
+            # A machine must go all the same; the next one on the slot does not start before this is done.
             log.warning("NAT not ended", extra={"addresses": list(addresses), "error": error.message})
 
     async def _delete(self, slots: Sequence[int]) -> None:

@@ -28,9 +28,16 @@ def conflict(plan: NetworkPlan, bridge: int, addresses: Iterable[Address], route
         if address.index != bridge and address.interface.ip in plan.subnet:
             return f"{address.interface.ip}, which is in the machines' subnet {plan.subnet}, is already an address of {link_name(address.index)}"
     for route in routes:
-        if route.index != bridge and route.network.prefixlen >= _WIDEST and route.network.overlaps(plan.subnet):
-            return f"the machines' subnet {plan.subnet} overlaps the route to {route.network} by {link_name(route.index)}"
+        of_others = not route.index or route.index != bridge
+        if of_others and route.network.prefixlen >= _WIDEST and route.network.overlaps(plan.subnet):
+            return f"the machines' subnet {plan.subnet} overlaps {_in_words(route)}"
     return ""
+
+
+def _in_words(route: Route) -> str:
+    if route.dead_end:
+        return f"the {route.dead_end} route to {route.network}"
+    return f"the route to {route.network} by {link_name(route.index) if route.index else 'several links'}"
 
 
 def neighbours(plan: NetworkPlan, bridge: int, routes: Iterable[Route]) -> frozenset[IPv4Network]:

@@ -63,16 +63,20 @@ def inet_rules(plan: NetworkPlan) -> str:
 
 
 def bridge_rules(plan: NetworkPlan) -> str:
-    """Chains of the bridge table. A bridge's name has no dash, so the pattern fits our taps alone."""
+    """Chains of the bridge table. A bridge's name has no dash, so the pattern fits our taps alone.
+
+    The kernel takes a VLAN's tag off before it asks: ``ether type`` looks as if it were still there (net/netfilter/nft_payload.c), nothing else does.
+    """
     pins = ", ".join(f'"{plan.tap(slot)}" . {plan.mac(slot)} . {plan.address(slot)}' for slot in plan.slots)
     return f"""
     set pins {{ type ifname . ether_addr . ipv4_addr; flags constant; elements = {{ {pins} }} }}
     chain guest_pins {{
         type filter hook prerouting priority dstnat; policy accept;
         iifname != "{plan.bridge}-*" accept
+        ether type != {{ ip, arp }} drop comment "IPv6, and a VLAN's tag, which only this sees"
         iifname . ether saddr . ip saddr @pins accept
         arp operation {{ request, reply }} iifname . ether saddr . arp saddr ip @pins goto guest_arp
-        drop comment "another's address, IPv6, or no IP at all"
+        drop comment "another's address"
     }}
     chain guest_arp {{
         iifname . arp saddr ether . arp saddr ip @pins accept

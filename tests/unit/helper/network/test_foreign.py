@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from banger.helper.network.firewall import Firewall, chains_of
 from banger.helper.network.foreign import ForeignTable, legacy_table, nft_tables, warnings
 
@@ -31,6 +33,18 @@ def test_another_bridge_is_not_ours() -> None:
     table = legacy_table("-P FORWARD DROP\n-A FORWARD -i banger01 -j ACCEPT\n-A FORWARD -i banger0-2 -j ACCEPT\n")
     assert table.names(BRIDGE) == 0
     assert len(told(table)) == 1
+
+
+@pytest.mark.parametrize("rules", ["-A FORWARD -i banger0 -j ACCEPT\n-A FORWARD -o banger0 -j ACCEPT\n", "-A DOCKER-USER -i banger0 -j ACCEPT\n" * 2])
+def test_a_rule_for_what_is_forwarded_opens_no_input(rules: str) -> None:
+    table = legacy_table("-P INPUT DROP\n-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n" + rules)
+    assert told(table) == ("the table ip filter drops what machines ask the host's DNS: sudo iptables-legacy -I INPUT -i banger0 -j ACCEPT",)
+
+
+def test_a_rule_in_a_chain_that_is_called_counts() -> None:
+    table = legacy_table("-P INPUT DROP\n-N mine\n-N yours\n-A INPUT -j mine\n-A mine -g yours\n-A yours -i banger0 -j ACCEPT\n-A yours -j INPUT\n")
+    assert table.reached_from("INPUT") == {"INPUT", "mine", "yours"}
+    assert told(table) == ()
 
 
 def test_ufw() -> None:

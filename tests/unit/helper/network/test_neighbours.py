@@ -29,6 +29,13 @@ def test_routes_that_do_not(network: str) -> None:
     assert conflict(PLAN, OWN, [], [route(network)]) == ""
 
 
+@pytest.mark.parametrize("bridge", [0, OWN], ids=["not made yet", "made"])
+def test_routes_without_a_link_are_never_ours(bridge: int) -> None:
+    nowhere = Route(IPv4Network("172.30.86.0/24"), 0, on_link=False, dead_end="unreachable")
+    assert conflict(PLAN, bridge, [], [nowhere]) == "the machines' subnet 172.30.86.0/24 overlaps the unreachable route to 172.30.86.0/24"
+    assert conflict(PLAN, bridge, [], [route("172.30.0.0/16", 0)]).endswith("overlaps the route to 172.30.0.0/16 by several links")
+
+
 def test_addresses() -> None:
     assert "172.30.86.1, which" in conflict(PLAN, OWN, [Address(IPv4Interface("172.30.86.1/32"), OTHER)], [])
     assert conflict(PLAN, OWN, [Address(IPv4Interface("172.30.86.1/24"), OWN), Address(IPv4Interface("10.0.0.1/8"), OTHER)], []) == ""
