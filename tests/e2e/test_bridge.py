@@ -188,6 +188,18 @@ def test_rules_that_somebody_flushed_come_back_by_themselves(bridged: Bridged) -
     assert "repaired" in bridged.instance.ok("events")
 
 
+def test_a_removed_tap_and_a_leaked_address_are_seen(bridged: Bridged) -> None:
+    instance, words = bridged.instance, "somebody has removed its tap bgre2e-3"
+    bridged.host.sh("nft add element inet bgre2e nat_sent '{ 172.29.77.9 }'; nft add element inet bgre2e nat_received '{ 172.29.77.9 }'; ip link del bgre2e-3")
+    assert ("nat", "172.29.77.9") in {(one["kind"], one["what"]) for one in instance.json("gc", "--dry-run")}
+    wait_until(lambda: instance.json("vm", "show", "two")["record"]["runtime"]["last_error"].startswith(words), "it is told", 40)
+    assert "172.29.77.9" not in bridged.host.sh("nft list set inet bgre2e nat_sent; nft list set inet bgre2e nat_received")
+    health = instance.run("vm", "health", "two")
+    assert (health.status, words in health.out) == (1, True)
+    assert words in instance.ok("vm", "list")
+    assert "banger vm restart two" in instance.run("doctor").out
+
+
 def test_a_deleted_machine_leaves_nothing_and_the_last_takes_the_network_along(bridged: Bridged) -> None:
     instance = bridged.instance
     instance.ok("vm", "stop", "one")

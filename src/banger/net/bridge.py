@@ -84,7 +84,7 @@ class BridgeNetwork:
             return
         async with self._turn:
             await self._ops.release_taps([slot], keep=True)
-        self._pool.give([slot])
+        self._pool.give([] if slot in self._lost else [slot])
 
     # -- AssignsPlaces ---------------------------------------------------------------------------------------------------------------------------
 

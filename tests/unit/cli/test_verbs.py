@@ -53,11 +53,12 @@ def test_list_is_aligned(daemon: FakeDaemon, banger: Shell) -> None:
 def test_list_says_why_machines_do_not_run(daemon: FakeDaemon, banger: Shell) -> None:
     killed = record("killed", 1, state="stopped", runtime={"last_stop_reason": "its VMM ended by itself: signal 9"})
     broken = record("broken", 2, state="error", runtime={"last_error": f"{'x' * 80}\nand more"})
-    daemon.routes["GET /v1/vms"] = Reply([record("up", 3, runtime={"last_stop_reason": "by `vm stop`"}), killed, broken])
+    cut = record("cut", 4, runtime={"last_error": "its tap is gone"})
+    daemon.routes["GET /v1/vms"] = Reply([record("up", 3, runtime={"last_stop_reason": "by `vm stop`"}), killed, broken, cut])
     head, up, *others = banger("vm", "list").out.splitlines()
     assert head.split()[-1] == "NOTE"
     assert up.endswith(" ago")
-    assert [line[head.index("NOTE") :] for line in others] == ["its VMM ended by itself: signal 9", f"{'x' * 57}..."]
+    assert [line[head.index("NOTE") :] for line in others] == ["its VMM ended by itself: signal 9", f"{'x' * 57}...", "its tap is gone"]
 
 
 @pytest.mark.parametrize(

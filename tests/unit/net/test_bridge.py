@@ -188,6 +188,8 @@ async def test_a_tap_that_somebody_removed_is_told_once(host: Host) -> None:
     await asyncio.sleep(0.05)
     assert host.told == [(place.address, "failure")]
     assert host.network.lost_taps() == {place.tap}
+    await host.detach(place)
+    await eventually(lambda: len(host.ops.taps()) == 2, "the pool does not count on a tap that is gone")
     await host.attach(address=place.address)
     assert host.network.lost_taps() == frozenset()
 
