@@ -132,7 +132,7 @@ def bare_machine(instance: Instance, accelerator: str) -> Iterator[BareMachine]:
         )
         model = "host" if accelerator == "kvm" else FASTEST_TCG_CPU
         argv = machine_command(find_tool(BINARY), config, Processor(accelerator=accelerator, model=model, tsc_khz=facts.tsc_khz()), fds)
-        inherited = (fds.kernel, fds.initramfs, *fds.disks, fds.console, fds.agent, fds.control)
+        inherited = [int(fd) for fd in (fds.kernel, fds.initramfs, *fds.disks, fds.console, fds.agent, fds.control)]
         started = time.perf_counter()
         process = subprocess.Popen(argv, pass_fds=inherited, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

@@ -21,6 +21,7 @@ from banger.host.paths import VMLayout
 from banger.storage.overlay import OverlayDisk
 from banger.storage.workdisk import prepare_work_disk
 from bench.attach import attach
+from bench.bridge import bridge
 from bench.dns import dns
 from bench.forward import forward
 from bench.hosts import HELLO_DEADLINE, accelerator_of, bare_machine, machine, spec_like_the_default
@@ -209,5 +210,6 @@ MEASURES: Final[dict[str, Measure]] = {
     "images": images,
     "forward": forward,
     "attach": attach,
+    "bridge": bridge,
     "dns": dns,
 }

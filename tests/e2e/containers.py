@@ -16,13 +16,16 @@ BUSYBOX = Path("/bin/busybox")
 _WORDS = "cat echo env false id ls mkdir mount pwd sh sleep stat test touch true uname wc".split()
 
 
-def busybox_tar(files: Mapping[str, str] | None = None) -> bytes:
-    """A root file system of busybox and these text files, scripts among them executable; it has neither systemd nor Python, neither /root nor /tmp."""
+def busybox_tar(files: Mapping[str, str] | None = None, *, words: str = "") -> bytes:
+    """A root file system of busybox and these text files, scripts among them executable; it has neither systemd nor Python, neither /root nor /tmp.
+
+    ``words``: commands besides the usual ones.
+    """
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         _add_directory(archive, "bin")
         _add_file(archive, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
-        for word in _WORDS:
+        for word in {*_WORDS, *words.split()}:
             _add_link(archive, f"bin/{word}", "busybox")
         texts = {"etc/os-release": 'ID=tiny\nNAME="busybox alone"\n', "etc/passwd": "root:x:0:0::/root:\napp:x:1000:1000::/srv:/bin/sh\n"} | dict(files or {})
         for directory in sorted({str(Path(name).parent) for name in texts} - {"."}):

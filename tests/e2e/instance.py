@@ -119,7 +119,7 @@ class Instance:
         info = lock.stat()
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()
-            if "FLOCK" in words:
+            if words[1] == "FLOCK":  # "->" there stands for one that waits
                 major, minor, inode = words[5].split(":")
                 if int(inode) == info.st_ino and os.makedev(int(major, 16), int(minor, 16)) == info.st_dev and int(words[4]) > 0:
                     return int(words[4])

@@ -127,7 +127,8 @@ def test_a_guest_that_routes_loopback_outwards_is_stopped_too(instance: Instance
     """
     with listening("127.0.0.1") as listener:
         script = f"{turn}\npython3 -c '{CONNECT}' 127.0.0.1 {listener.port}"
-        out = instance.ok("vm", "run", "--rm", "--nat", "--", "sh", "-c", script)
+        # Booted, for systemd brings the loopback up, and with it the routes that are removed here.
+        out = instance.ok("vm", "run", "--rm", "--nat", "--wait", "booted", "--", "sh", "-c", script)
         assert "via" in out, "the guest does send it out"
         assert "refused" in out
         assert listener.visits == 0

@@ -27,7 +27,7 @@ from banger.model.errors import VmmError
 from banger.model.machine import MachineConfig
 from banger.model.progress import Report
 from banger.model.records import ImageRecord, KernelRecord, ProcessIdentity
-from banger.net.protocol import Attachment
+from banger.net.protocol import Attachment, NetworkPlace
 from banger.vmm.protocol import VmmProbe
 
 IMAGE = ImageRecord(id="i1", name="fake", source="test", path="/nowhere", digest="sha256:0", size_bytes=1, kernel_name="k", created_at=1.0)
@@ -138,7 +138,7 @@ class FakeNetwork:
         """While it is not set, who attaches waits halfway."""
         self.gate.set()
 
-    async def attach(self, vm_id: str, files: VMLayout, *, nat: bool, uid: int) -> Attachment:
+    async def attach(self, vm_id: str, files: VMLayout, place: NetworkPlace, *, nat: bool, uid: int) -> Attachment:
         self.directory.mkdir(parents=True, exist_ok=True)
         half = self.directory / f"{vm_id}.half"
         half.touch()
@@ -147,7 +147,7 @@ class FakeNetwork:
         half.rename(self.directory / vm_id)
         return Attachment("fake" if nat else "none", None, None)
 
-    async def detach(self, vm_id: str, files: VMLayout) -> None:
+    async def detach(self, vm_id: str, files: VMLayout, place: NetworkPlace) -> None:
         (self.directory / f"{vm_id}.half").unlink(missing_ok=True)
         await asyncio.sleep(0)
         (self.directory / vm_id).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from banger.host.paths import Layout
 from banger.model.errors import BangerError
 from tests import oracle
 from tests.e2e.instance import Instance, clean_environment
+from tests.fakes import bridge
 from tests.fakes.drivers import fake_vmm
 from tests.fakes.injection import Plan
 
@@ -113,14 +114,21 @@ class FakeInstance:
         for name in self.machines():
             self.operate("vm.delete", name)
 
+    @property
+    def on_bridge(self) -> bool:
+        """Its machines are on the bridge of tests/fakes/bridge.py."""
+        return self.environment.get("FAKE_NETWORK") == "bridge"
+
     # -- the oracle ------------------------------------------------------------------------------------------------------------------------------
 
     def wrong(self) -> list[str]:
         """Where the host differs from what the rows promise."""
         if self.environment.get("FAKE_DRIVERS") == "none":
             return oracle.broken_promises(self.host)
-        running = {row["id"] for row in self.host.rows("vms") if row["state"] == "running"}
         network = self.home / "network"
+        if self.on_bridge:
+            return oracle.broken_promises(self.host) + bridge.broken_promises(network, self.host.rows("vms"))
+        running = {row["id"] for row in self.host.rows("vms") if row["state"] == "running"}
         attached = {path.name for path in network.iterdir()} if network.exists() else set()
         wrong = oracle.broken_promises(self.host)
         return wrong if attached == running else [*wrong, f"attached to the network: {sorted(attached)}, running: {sorted(running)}"]
@@ -128,6 +136,8 @@ class FakeInstance:
     def left(self) -> list[str]:
         """What is left of anything, once all machines are deleted."""
         network = self.home / "network"
+        if self.on_bridge:
+            return oracle.leftovers(self.host) + bridge.broken_promises(network, [])
         return oracle.leftovers(self.host) + ([f"network of {path.name}" for path in network.iterdir()] if network.exists() else [])
 
 

@@ -44,6 +44,19 @@ def test_boots_without_a_hang(instance: Instance) -> None:
     wait_until(lambda: not oracle.leftovers(instance), "nothing is left", 30)
 
 
+REWRITE = """
+    (while :; do :; done) & busy=$!
+    for round in $(seq 1500); do echo 1 > /proc/sys/kernel/sched_schedstats; echo 0 > /proc/sys/kernel/sched_schedstats; done
+    kill $busy
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_kernel_that_rewrites_itself_goes_on(instance: Instance) -> None:
+    """Each switch patches the scheduler's code while the other CPU runs it: parallel emulation in QEMU 7.2 hung within 60 s, three times of three."""
+    instance.ok("vm", "run", "--rm", "--vcpu", "2", "--", "sh", "-c", REWRITE, timeout=280)
+
+
 @pytest.mark.timeout(1200)
 def test_daemon_does_not_grow(instance: Instance) -> None:
     """Descriptors and memory of the daemon before and after a hundred commands."""

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from ..model.records import ImageRecord, KernelRecord, VMEvent, VMRecord
 from . import guest_types as g
 from . import image_types as i
+from . import stats_types as s
 from . import types as t
 from .messages import Request
 
@@ -58,7 +59,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("vm.connect", "POST", "/v1/vms/{ref}/connect", "call", t.StreamTicket, t.ConnectVM, summary="Connect to a socket in a machine"),
     Route("vm.forward", "POST", "/v1/vms/{ref}/forward", "call", t.Forwarding, t.ForwardVM, summary="Forward ports for as long as the caller holds them"),
     Route("vm.logs", "GET", "/v1/vms/{ref}/logs", "read", t.LogChunk, query=("which", "offset"), summary="Console or VMM log (which=console|vmm)"),
-    Route("vm.stats", "GET", "/v1/vms/{ref}/stats", "read", t.VMStats, summary="What a machine uses"),
+    Route("vm.stats", "GET", "/v1/vms/{ref}/stats", "read", s.VMStats, summary="What a machine uses"),
     Route("vm.health", "GET", "/v1/vms/{ref}/health", "read", t.VMHealth, summary="Whether a machine runs and its agent answers"),
     Route("vm.ping", "GET", "/v1/vms/{ref}/ping", "read", t.VMPing, summary="Whether a machine runs"),
     Route("vm.ports", "GET", "/v1/vms/{ref}/ports", "read", t.VMPorts, query=("probe",), summary="What waits for connections in a machine"),

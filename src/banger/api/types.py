@@ -8,7 +8,7 @@ import msgspec
 
 from ..model.forwards import Forward
 from ..model.rates import Rates
-from ..model.records import VMRecord, VMState, WorkspaceRecord
+from ..model.records import VMRecord, WorkspaceRecord
 from .messages import Reply, Request
 
 API_VERSION = 1
@@ -212,9 +212,9 @@ class Deleted(Reply, frozen=True):
 class Leftover(Reply, frozen=True):
     """Something of this instance that nothing needs any more (``gc``)."""
 
-    kind: Literal["machine", "scope", "network", "socket", "staging", "mount", "directory"]
+    kind: Literal["machine", "scope", "network", "tap", "socket", "staging", "mount", "directory"]
     what: str
-    """A path, or a process and its pid."""
+    """A path, a process and its pid, or the name of a tap."""
     vm_id: str = ""
     """The machine that it belonged to, when that is known."""
     removed: bool = False
@@ -283,68 +283,6 @@ class ConfigReport(Reply, frozen=True):
 
     path: str
     settings: tuple[Setting, ...]
-
-
-class ProcessStats(Reply, frozen=True):
-    """What a machine's VMM process uses. ``cpu_percent``: 100 = one CPU, over the last ``cpu_window`` seconds."""
-
-    pid: int
-    cpu_percent: float
-    cpu_window: float
-    cpu_seconds: float
-    """CPU time since the process began."""
-    rss_bytes: int
-    pss_bytes: int | None
-    """Shared pages by share; null where the host does not let the daemon see it."""
-
-
-class BoundsStats(Reply, frozen=True):
-    """What the kernel counts in the cgroup of a machine's VMM; null where it does not."""
-
-    cpu_periods: int | None
-    """Tenths of a second in which it ran under ``cpu_quota``."""
-    cpu_throttled_periods: int | None
-    """Those of them in which it had to wait."""
-    cpu_throttled_seconds: float | None
-    memory_bytes: int | None
-    """With the page cache of its files, which is given back when memory gets scarce."""
-    memory_max_bytes: int | None
-    oom_kills: int | None
-
-
-class FileSystem(Reply, frozen=True):
-    """A file system of a guest."""
-
-    path: str
-    size_bytes: int
-    available_bytes: int
-
-
-class GuestStats(Reply, frozen=True):
-    """What a guest says that it uses. ``uptime`` is in seconds, ``load`` the average over a minute."""
-
-    uptime: float
-    memory_total_bytes: int
-    memory_available_bytes: int
-    load: float
-    processes: int
-    file_systems: tuple[FileSystem, ...]
-
-
-class VMStats(Reply, frozen=True):
-    """``GET /v1/vms/{ref}/stats``. ``process`` and ``guest`` are null when the machine does not run, ``guest`` also when ``guest_error`` says why."""
-
-    id: str
-    name: str
-    state: VMState
-    collected_at: float
-    overlay_allocated_bytes: int
-    work_allocated_bytes: int
-    process: ProcessStats | None = None
-    guest: GuestStats | None = None
-    guest_error: str = ""
-    bounds: BoundsStats | None = None
-    """null also where VMMs run without a cgroup of their own."""
 
 
 class VMHealth(Reply, frozen=True):

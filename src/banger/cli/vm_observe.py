@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ..api.types import GuestStats, Port, VMHealth, VMPing, VMPorts, VMStats
+from ..api.stats_types import GuestStats, NetworkStats, VMStats
+from ..api.types import Port, VMHealth, VMPing, VMPorts
 from ..client import Client
 from ..model.errors import NotFound
 from ..model.records import VMRecord, VMState
@@ -45,7 +46,8 @@ def _stats(client: Client, ref: str) -> Any:
 def stats(refs: tuple[str, ...], follow: bool, interval: float, as_json: bool) -> None:
     """Show what machines use (without VM: all that run).
 
-    CPU, RSS and PSS are those of the process that runs the machine, DISK is what its disks take on this host; the rest is what the guest says.
+    CPU, RSS and PSS are those of the process that runs the machine, DISK is what its disks take on this host, NET what has passed between a machine on the
+    bridge and the outside since it was let out; the rest is what the guest says.
     With --follow, --json prints one line per machine and look.
     """
     with Client.connect() as client:
@@ -74,7 +76,15 @@ def _look(client: Client, refs: Sequence[str], *, as_json: bool) -> bool:
 
 
 def _print_stats(found: Sequence[VMStats]) -> None:
-    print_table(_STATS_HEAD, [_stats_row(one) for one in found])
+    """The table, with a column for traffic where machines are let out through a bridge."""
+    if any(one.network for one in found):
+        print_table((*_STATS_HEAD, "NET OUT/IN"), [(*_stats_row(one), _traffic(one.network)) for one in found])
+    else:
+        print_table(_STATS_HEAD, [_stats_row(one) for one in found])
+
+
+def _traffic(network: NetworkStats | None) -> str:
+    return "-" if network is None else f"{format_size(network.sent_bytes)}/{format_size(network.received_bytes)}"
 
 
 def _stats_row(one: VMStats) -> tuple[str, ...]:

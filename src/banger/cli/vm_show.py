@@ -37,12 +37,10 @@ def list_command(quiet: bool, running: bool, as_json: bool) -> None:
 
 
 def _print(records: tuple[VMRecord, ...]) -> None:
-    """The table, with a column for why machines do not run where there is anything to say."""
-    notes = [_note(record) for record in records]
-    if any(notes):
-        print_table((*_HEAD, "NOTE"), [(*_row(record), note) for record, note in zip(records, notes, strict=True)])
-    else:
-        print_table(_HEAD, [_row(record) for record in records])
+    """The table, with columns for addresses and for why machines do not run where there is anything to say."""
+    more = {"ADDRESS": [record.runtime.address for record in records], "NOTE": [_note(record) for record in records]}
+    shown = {name: cells for name, cells in more.items() if any(cells)}
+    print_table((*_HEAD, *shown), [(*_row(record), *(cells[index] for cells in shown.values())) for index, record in enumerate(records)])
 
 
 def _note(record: VMRecord) -> str:
@@ -89,6 +87,8 @@ def _limits(record: VMRecord) -> str:
 def _network(record: VMRecord) -> str:
     """What a machine that runs was started with, what any other is to be started with."""
     runtime, nat = record.runtime, record.spec.nat
+    if runtime.address:
+        return "bridge, with nat" if nat else "bridge, without nat"
     if record.state is VMState.RUNNING and runtime.has_card:
         return runtime.network if nat else f"{runtime.network}, cut off (--no-nat)"
     return "nat" if nat else "none"
@@ -115,6 +115,8 @@ def _fields(detail: VMDetail) -> list[tuple[str, str]]:
         ("autostart", "after a boot of the host" if spec.autostart else ""),
         ("limits", _limits(record)),
         ("network", _network(record)),
+        ("address", runtime.address),
+        ("host name", f"{record.name}.vm" if runtime.address else f"{record.name}.vm (for ssh)"),
         ("published", "\n".join(_published(one, alive=detail.alive) for one in detail.published)),
         ("workspace", f"{runtime.workspace.guest_path} from {runtime.workspace.source_path}" if runtime.workspace else ""),
         ("vmm", " ".join(word for word in (runtime.vmm, runtime.accelerator, process) if word)),

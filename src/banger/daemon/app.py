@@ -1,4 +1,4 @@
-"""The composition root: the one place that names concrete drivers and puts the services together."""
+"""The composition root: the one place (with host_network.py, for the network's) that names concrete drivers and puts the services together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ..image.kernels import KernelService
 from ..image.service import ImageService
 from ..model.config import Config, with_log_level
 from ..model.errors import BadRequest
-from ..net.user import UserNetwork
 from ..storage.overlay import OverlayDisk
 from ..store import Database, ImageTable, KernelTable
 from ..vm.autostart import Autostart
@@ -25,11 +24,12 @@ from ..vm.published import PublishedPorts
 from ..vm.service import Machines
 from ..vm.ssh_access import SshAccess
 from ..vm.work_disk import WorkDisk
-from ..vmm.launcher import local_launcher
+from ..vmm.launcher import Launcher, helper_launcher, local_launcher
 from ..vmm.qemu.driver import QemuVmm
 from .access import Access
 from .attach import Opener
 from .context import Context
+from .host_network import host_networking
 from .leases import Leases
 from .operations import Operations
 from .tokens import Tokens
@@ -67,6 +67,15 @@ def published_ports(database: Database, machines: Callable[[], Machines]) -> Pub
     )
 
 
+def _launcher(layout: Layout) -> Launcher:
+    """What starts VMMs: the privileged helper on an installed system, else this process as well as it can."""
+    if layout == Layout.system():
+        from ..helper.client import privileged_ops
+
+        return helper_launcher(privileged_ops().vmms)
+    return local_launcher(layout.state)
+
+
 def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str] | None = None) -> Context:
     """Everything that the calls of the contract need. Raises BadRequest for a bad setting, StoreError when the database cannot be used."""
     config = configuration(layout, log_level)
@@ -75,20 +84,21 @@ def compose(layout: Layout, tokens: Tokens[Opener], *, log_level: tuple[str, str
     catalog = CatalogFiles(layout.catalogs).read
     kernels = KernelService(layout, KernelTable(database), catalog=catalog)
     images = ImageService(layout, ImageTable(database), kernels, catalog=catalog)
-    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, launcher=local_launcher(layout.state))
+    vmm = QemuVmm(layout.probe_cache, cpu_model=config.qemu_cpu_model or None, parallel=config.qemu_parallel, launcher=_launcher(layout))
     operations = Operations()
     ssh = SshAccess(layout)
     ports = published_ports(database, lambda: machines)
     autostart = Autostart(layout.boot_note, start=lambda vm_id, report: machines.start(vm_id, wait_booted=False, report=report), carry_out=operations.carry_out)
+    network = host_networking(config.network, layout, database)
     machines = Machines(
         layout=layout,
         database=database,
         images=images,
         vmm=vmm,
         root_disk=OverlayDisk(),
-        network=UserNetwork(),
+        network=network.driver,
         guest_deadline=deadline,
-        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), ports, autostart),
+        capabilities=Capabilities(WorkDisk(layout), ssh, HostFiles(config.file_sync), *network.capabilities, ports, autostart),
         config=config,
         carry_out=operations.carry_out,
     )

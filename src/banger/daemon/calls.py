@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..api import types as t
+from ..api.stats_types import VMStats
 from ..guest.frames import Operation as GuestOperation
 from ..guest.messages import exec_request
 from ..host.files import open_regular
@@ -170,7 +171,7 @@ async def vm_exec(context: Context, call: Call) -> t.StreamTicket:
     return stream_ticket(context, ref, GuestOperation.EXEC, request)
 
 
-async def vm_stats(context: Context, call: Call) -> t.VMStats:
+async def vm_stats(context: Context, call: Call) -> VMStats:
     return stats_reply(await context.machines.usage(call.path["ref"]))
 
 

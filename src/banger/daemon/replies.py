@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from ..api import stats_types as s
 from ..api import types as t
 from ..api.messages import Reply
 from ..guest.agent import GuestStats
-from ..host.cgroups.protocol import GroupUsage
 from ..host.paths import Layout
 from ..model.config import Setting
 from ..model.records import VMRecord
@@ -21,8 +21,8 @@ def same_fields(kind: type[ReplyType], found: object) -> ReplyType:
     return kind(**{name: getattr(found, name) for name in kind.__struct_fields__})
 
 
-def stats_reply(usage: Usage) -> t.VMStats:
-    return t.VMStats(
+def stats_reply(usage: Usage) -> s.VMStats:
+    return s.VMStats(
         id=usage.record.id,
         name=usage.record.name,
         state=usage.record.state,
@@ -32,12 +32,13 @@ def stats_reply(usage: Usage) -> t.VMStats:
         process=None if usage.process is None else _process(usage.process),
         guest=None if usage.guest is None else _guest(usage.guest),
         guest_error=usage.guest_error,
-        bounds=None if usage.bounds is None else _bounds(usage.bounds),
+        network=None if usage.traffic is None else same_fields(s.NetworkStats, usage.traffic),
+        bounds=usage.bounds,
     )
 
 
-def _process(usage: ProcessUsage) -> t.ProcessStats:
-    return t.ProcessStats(
+def _process(usage: ProcessUsage) -> s.ProcessStats:
+    return s.ProcessStats(
         pid=usage.pid,
         cpu_percent=usage.cpu_percent,
         cpu_window=usage.cpu_window,
@@ -47,25 +48,14 @@ def _process(usage: ProcessUsage) -> t.ProcessStats:
     )
 
 
-def _bounds(usage: GroupUsage) -> t.BoundsStats:
-    return t.BoundsStats(
-        cpu_periods=usage.cpu_periods,
-        cpu_throttled_periods=usage.cpu_throttled_periods,
-        cpu_throttled_seconds=usage.cpu_throttled_seconds,
-        memory_bytes=usage.memory,
-        memory_max_bytes=usage.memory_max,
-        oom_kills=usage.oom_kills,
-    )
-
-
-def _guest(stats: GuestStats) -> t.GuestStats:
-    return t.GuestStats(
+def _guest(stats: GuestStats) -> s.GuestStats:
+    return s.GuestStats(
         uptime=stats.uptime_us / 1e6,
         memory_total_bytes=stats.memory_total,
         memory_available_bytes=stats.memory_available,
         load=stats.load,
         processes=stats.processes,
-        file_systems=tuple(t.FileSystem(path=one.path, size_bytes=one.size, available_bytes=one.available) for one in stats.file_systems),
+        file_systems=tuple(s.FileSystem(path=one.path, size_bytes=one.size, available_bytes=one.available) for one in stats.file_systems),
     )
 
 

@@ -81,8 +81,9 @@ def _config(values: Mapping[str, Setting]) -> Config:
     plain = {key: value for key, value in values.items() if key not in SIZE_KEYS and not key.startswith(_NETWORK)}
     sizes = {field: values[key] for key, field in SIZE_KEYS.items() if key in values}
     network = NetworkSettings(**{key.removeprefix(_NETWORK): value for key, value in values.items() if key.startswith(_NETWORK)})  # type: ignore[arg-type]
-    cpu_model = str(plain.pop("qemu.cpu_model", ""))
-    return Config(**plain, network=network, qemu_cpu_model=cpu_model, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
+    for key in [key for key in plain if key.startswith("qemu.")]:
+        plain[key.replace(".", "_")] = plain.pop(key)
+    return Config(**plain, network=network, sizes=sizes, sources=dict.fromkeys(values, "config"))  # type: ignore[arg-type]  # each reader returns its field's type
 
 
 # -- one reader per key: from what TOML holds to the value, or BadRequest ----------------------------------------------------------------------------
@@ -141,6 +142,12 @@ def _cpu_model(untrusted: str) -> str:
     return untrusted
 
 
+def _truth(untrusted: object) -> bool:
+    if not isinstance(untrusted, bool):
+        raise BadRequest(f"true or false is expected, not {_kind(untrusted)}", hint="for example true, without quotes")
+    return untrusted
+
+
 def _number(least: int, most: int, number: int) -> int:
     if not least <= number <= most:
         raise BadRequest(f"{number} is not between {least} and {most}")
@@ -168,6 +175,7 @@ _READERS: Final[dict[str, Callable[[object], Setting]]] = {
     "network.tap_pool_size": partial(_whole, partial(_number, 0, 64), 4),
     "network.reachable": _networks,
     "network.dns_port": partial(_whole, partial(_number, 1024, 65535), 42069),
+    "qemu.parallel": _truth,
     "qemu.cpu_model": partial(_text, _cpu_model, "max"),
     "vm_defaults.vcpu": partial(_whole, check_vcpu, 2),
     "vm_defaults.memory_mib": partial(_whole, check_memory, 2048),

@@ -63,7 +63,6 @@ PACKAGES: Final[dict[str, str]] = {
     "git": "git",
     "setpriv": "util-linux",
     "flock": "util-linux",
-    "busctl": "systemd",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }

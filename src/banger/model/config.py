@@ -65,6 +65,8 @@ class Config:
     """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
     file_sync: tuple[FileSync, ...] = ()
     network: NetworkSettings = NetworkSettings()
+    qemu_parallel: bool | None = None
+    """Emulated CPUs run in parallel, or take turns; None = in parallel where this QEMU does so without losing rewritten code."""
     qemu_cpu_model: str = ""
     """QEMU's name of the guests' CPU, such as ``max`` for virtualisation inside guests under TCG; "" = chosen by the accelerator."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -114,6 +116,7 @@ def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
         own("network.tap_pool_size", config.network.tap_pool_size),
         own("network.reachable", ", ".join(config.network.reachable) or "none"),
         own("network.dns_port", config.network.dns_port),
+        own("qemu.parallel", "by version" if config.qemu_parallel is None else str(config.qemu_parallel).lower()),
         own("qemu.cpu_model", config.qemu_cpu_model or "by accelerator"),
         size("vm_defaults.vcpu", defaults.vcpu_count),
         size("vm_defaults.memory_mib", defaults.memory_mib),

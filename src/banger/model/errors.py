@@ -125,7 +125,7 @@ class CommandFailed(BangerError):
 
 
 class NoSpace(BangerError):
-    """A file system is full."""
+    """A file system is full, or the subnet of the machines has no free address."""
 
     code = "no_space"
 

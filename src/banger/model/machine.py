@@ -50,6 +50,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupUsage:
+    """What a VMM's cgroup has used and been refused; None where the host does not count it."""
+
+    cpu_periods: int | None = None
+    """Tenths of a second in which it ran under a quota."""
+    cpu_throttled_periods: int | None = None
+    """Those of them in which it had to wait."""
+    cpu_throttled_seconds: float | None = None
+    memory_bytes: int | None = None
+    """With the page cache of its files, which is given back when memory gets scarce."""
+    memory_max_bytes: int | None = None
+    oom_kills: int | None = None
+    """Processes that the kernel has killed because the group was full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineConfig:
     """Everything a VMM driver needs to launch one machine."""
 

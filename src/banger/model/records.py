@@ -151,8 +151,8 @@ class VMEvent:
 
     cursor: int
     kind: str
-    """``state`` (the row says something else now), ``booted``, ``stage`` (a step begins), ``failure`` (an operation failed, or a port could not be published
-    again), or, only in answers, ``dropped`` (older events are not kept)."""
+    """``state`` (the row says something else now), ``booted``, ``stage`` (a step begins), ``failure`` (an operation failed, a port could not be published
+    again, or its network is gone), ``repaired`` (its network was gone for a while), or, only in answers, ``dropped`` (older events are not kept)."""
     at: float = 0.0
     """Seconds since 1970."""
     vm_id: str = ""

@@ -15,7 +15,7 @@ from ..model.errors import MissingTool
 from ..model.machine import NetworkCard
 from ..model.records import ProcessIdentity
 from . import passt
-from .protocol import Attachment
+from .protocol import Attachment, NetworkPlace
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class UserNetwork:
     def __init__(self) -> None:
         self._children: dict[str, ProcessIdentity] = {}
 
-    async def attach(self, vm_id: str, files: VMLayout, *, nat: bool, uid: int) -> Attachment:
+    async def attach(self, vm_id: str, files: VMLayout, place: NetworkPlace, *, nat: bool, uid: int) -> Attachment:
         """No card without ``nat``. Raises CommandFailed when passt is there and cannot run."""
         if not nat:
             return Attachment(mode="none", card=None, helper=None)
@@ -44,7 +44,7 @@ class UserNetwork:
         warning = "" if card.nameservers else "this host's /etc/resolv.conf names no IPv4 resolver: the guest cannot resolve names"
         return Attachment(mode="passt", card=card, helper=relay, warning=warning)
 
-    async def detach(self, vm_id: str, files: VMLayout) -> None:
+    async def detach(self, vm_id: str, files: VMLayout, place: NetworkPlace) -> None:
         """End passt and its relay if they are still there, which they are not when the VMM has ended."""
         await passt.end(vm_id, files, self._children.pop(vm_id, None))
 

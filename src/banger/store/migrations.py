@@ -85,4 +85,13 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
             """,
         ),
     ),
+    Migration(
+        "addresses",
+        (
+            "ALTER TABLE vms ADD COLUMN address TEXT",
+            "ALTER TABLE vms ADD COLUMN tap TEXT",
+            "CREATE UNIQUE INDEX vms_by_address ON vms (address)",
+            "CREATE UNIQUE INDEX vms_by_tap ON vms (tap)",
+        ),
+    ),
 )

@@ -105,6 +105,15 @@ class VMTable:
         """Uids that belong to the VMMs of existing machines."""
         return frozenset(row["vmm_uid"] for row in self._database.execute("SELECT vmm_uid FROM vms WHERE vmm_uid IS NOT NULL"))
 
+    def used_addresses(self) -> frozenset[str]:
+        """Addresses on a bridge that existing machines have, running or not."""
+        return frozenset(row["address"] for row in self._database.execute("SELECT address FROM vms WHERE address IS NOT NULL"))
+
+    def attached(self) -> dict[str, bool]:
+        """Addresses of the machines that have a tap, or are about to; True for those that may go out."""
+        rows = self._database.execute("SELECT address, spec FROM vms WHERE tap IS NOT NULL AND address IS NOT NULL")
+        return {row["address"]: from_json(row["spec"], VMSpec).nat for row in rows}
+
 
 def _columns(record: VMRecord) -> dict[str, object]:
     return {
@@ -118,6 +127,8 @@ def _columns(record: VMRecord) -> dict[str, object]:
         "touched_at": record.touched_at,
         "remove": int(record.remove),
         "vmm_uid": record.runtime.vmm_uid if record.runtime.vmm_uid >= 0 else None,
+        "address": record.runtime.address or None,
+        "tap": record.runtime.tap or None,
         "spec": to_json(record.spec),
         "runtime": to_json(record.runtime),
     }

@@ -50,7 +50,7 @@ class Plan:
     inventory: Inventory
     """As it shall be, written down before anything is put anywhere."""
     settled: bool
-    """The services run and are enabled."""
+    """The services run, are enabled, and are of this version."""
     fresh: bool
     """Nothing is installed yet."""
     keep: frozenset[Path]
@@ -99,8 +99,12 @@ def plan_install(places: Places, wish: Wish, documents: Mapping[Path, bytes], *,
     gone = [Gone(places.at(name)) for name in sorted(old.files - _outside(places, wanted, File)) if not Gone(places.at(name)).is_made()]
     for change in (*changes, *gone):
         check_writable(change.path)
-    settled = places.staged or (before is not None and not changes and services.are_enabled() and services.are_active())
+    settled = places.staged or (before is not None and not (changes or gone) and _all_run(installation))
     return Plan(places, installation, (*changes, *gone), inventory, settled, before is None, keep)
+
+
+def _all_run(installation: Installation) -> bool:
+    return services.are_enabled() and services.are_active() and services.serves(installation.uid, __version__)
 
 
 def carry_out(plan: Plan, report: Report) -> None:

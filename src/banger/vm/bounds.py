@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ..host.cgroups.protocol import GroupUsage
 from ..model.errors import BadRequest
-from ..model.machine import Limits
+from ..model.machine import GroupUsage, Limits
 from ..model.rates import Rates
 from ..model.records import VMRecord, VMSpec
 from ..model.sizes import format_size
@@ -56,5 +55,5 @@ async def memory_death(services: Services, vm_id: str) -> str:
     usage = await bounds_usage(services, vm_id)
     if usage is None or not usage.oom_kills:
         return ""
-    size = f" of {format_size(usage.memory_max)}" if usage.memory_max else ""
+    size = f" of {format_size(usage.memory_max_bytes)}" if usage.memory_max_bytes else ""
     return f"the kernel killed its VMM: it had reached the limit{size} of its memory, its own and the guest's"

@@ -215,8 +215,8 @@ class Capabilities:
                     log.exception("a capability could not resume", extra={"capability": member.__class__.__name__})
 
     async def close(self) -> None:
-        """Every daemon-end hook."""
-        for member in self._members:
+        """Every daemon-end hook, in reverse order."""
+        for member in reversed(self._members):
             if isinstance(member, Closes):
                 await member.close()
 

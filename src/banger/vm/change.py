@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 
 from ..model.durations import check_duration
-from ..model.errors import BadRequest, NotStopped
+from ..model.errors import BadRequest, BangerError, NotStopped
 from ..model.forwards import Forward, check_forwards, without
 from ..model.limits import check_spec
 from ..model.progress import Report
 from ..model.rates import Rates, check_rates, with_rates
 from ..model.records import VMRecord, VMSpec, VMState
 from ..model.sizes import format_size
+from ..net.protocol import SwitchesNat
 from ..vmm.protocol import Machine, SwitchesLink
 from .bounds import change_limits
 from .context import Services
+from .network import place_of
 from .steps import Procedure, Step
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +132,10 @@ async def check_live_change(services: Services, record: VMRecord, spec: VMSpec, 
             f"{record.name} was started without a network card, and none can be plugged in while it runs",
             hint=f"banger vm stop {record.name}; banger vm set {record.name} --nat; banger vm start {record.name}",
         )
-    if record.runtime.has_card and not isinstance(machine, SwitchesLink):
+    if record.runtime.tap:
+        if not isinstance(services.network, SwitchesNat):
+            raise NotStopped(f"{record.name} is on a bridge that this daemon does not have ([network] mode)", hint=f"banger vm stop {record.name}")
+    elif record.runtime.has_card and not isinstance(machine, SwitchesLink):
         raise NotStopped(f"{record.runtime.vmm} cannot switch the network of a machine that runs", hint=f"banger vm stop {record.name}")
 
 
@@ -155,6 +163,27 @@ def respecified(record: VMRecord, spec: VMSpec) -> VMRecord:
     return replace(record, spec=spec, runtime=runtime)
 
 
+async def keep_network(services: Services, vm_id: str) -> None:
+    """After a change that failed: a machine that runs may go out if its row says so, whatever the change had come to."""
+    record = services.vms.get(vm_id)
+    if record is None or record.state is not VMState.RUNNING or not record.runtime.has_card:
+        return
+    try:
+        if not record.runtime.tap:
+            await _switch_link(services, vm_id, up=record.spec.nat)
+        elif isinstance(services.network, SwitchesNat):
+            await services.network.set_nat(place_of(record), nat=record.spec.nat)
+    except BangerError as error:
+        log.warning("the network of a machine may not be as its row says", extra={"vm_id": vm_id, "error": error.message})
+
+
+async def _switch_link(services: Services, vm_id: str, *, up: bool) -> None:
+    live = services.live.get(vm_id)
+    machine: object = live.machine if live is not None else await services.vmm.adopt(vm_id, services.layout.vm(vm_id).root)
+    if isinstance(machine, SwitchesLink):
+        await machine.switch_link(up=up)
+
+
 class _SetSteps:
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -172,14 +201,15 @@ class _SetSteps:
         return context
 
     async def switch_network(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:
-        """Of a machine that runs, if it was started with a card; after a crash it is looked for on the host, since nobody has adopted it yet."""
+        """Of a machine that runs, if it has a card of its own; after a crash it is looked for on the host, since nobody has adopted it yet. On a bridge the
+        host lets machines out (``vm/nat.py``), and their link stays up.
+        """
         record = self._services.vms.get(context.vm_id)
         if record is None or record.state is not VMState.RUNNING or not record.runtime.has_card or record.spec.nat == context.spec.nat:
             return context
-        live = self._services.live.get(context.vm_id)
-        machine: object = live.machine if live is not None else await self._services.vmm.adopt(context.vm_id, self._services.layout.vm(context.vm_id).root)
-        if isinstance(machine, SwitchesLink):
-            await machine.switch_link(up=context.spec.nat)
+        if record.runtime.tap:
+            return context
+        await _switch_link(self._services, context.vm_id, up=context.spec.nat)
         return context
 
     async def change_limits(self, context: SetContext, scratch: SetScratch, report: Report) -> SetContext:

@@ -13,6 +13,7 @@ from ..model.records import ProcessIdentity
 from ..vmm.protocol import Machine
 from .bounds import release_bounds
 from .context import Services
+from .network import detach_network
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ async def cleanup_runtime(services: Services, vm_id: str) -> None:
     async def clean_up_capabilities() -> None:
         await services.capabilities.clean_up(vm_id)
 
-    async def detach_network() -> None:
-        await services.network.detach(vm_id, files)
+    async def release_network() -> None:
+        await detach_network(services, vm_id)
 
     async def remove_sockets() -> None:
         services.vmm.remove_sockets(files.root)
@@ -48,7 +49,7 @@ async def cleanup_runtime(services: Services, vm_id: str) -> None:
         ("vmm", end_vmm),
         ("bounds", remove_bounds),
         ("capabilities", clean_up_capabilities),
-        ("network", detach_network),
+        ("network", release_network),
         ("sockets", remove_sockets),
         ("handles", clear_handles),
     )

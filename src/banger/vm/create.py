@@ -16,6 +16,7 @@ from ..model.records import ImageRecord, VMRecord, VMRuntime, VMSpec, VMState
 from ..model.sizes import MIB
 from .bounds import check_limits_hold
 from .context import Services
+from .network import new_address
 from .start import choose_uid
 
 _NAME_ATTEMPTS = 50
@@ -95,7 +96,7 @@ def resolve_spec(new: NewVM, defaults: SizeDefaults) -> VMSpec:
 
 
 def reserve(services: Services, new: NewVM, image: ImageRecord, spec: VMSpec) -> VMRecord:
-    """Insert the row of a new machine. Raises AlreadyExists when another caller took the name first."""
+    """Insert the row of a new machine. Raises AlreadyExists when another caller took the name first, NoSpace when there is no address for it."""
     with services.database.transaction():
         now = time.time()
         record = VMRecord(
@@ -108,7 +109,7 @@ def reserve(services: Services, new: NewVM, image: ImageRecord, spec: VMSpec) ->
             updated_at=now,
             touched_at=now,
             spec=spec,
-            runtime=VMRuntime(vmm=services.vmm.name, vmm_uid=choose_uid(services.vmm, services.vms.used_uids())),
+            runtime=VMRuntime(vmm=services.vmm.name, vmm_uid=choose_uid(services.vmm, services.vms.used_uids()), address=new_address(services)),
             remove=new.remove,
         )
         services.vms.insert(record)

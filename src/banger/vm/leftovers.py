@@ -1,4 +1,4 @@
-"""What belongs to this instance and no machine needs any more: processes, sockets, half-made files and directories that a crash left.
+"""What belongs to this instance and no machine needs any more: processes, taps, sockets, half-made files and directories that a crash left.
 
 Only what is provably ours counts: a process by the files below our machines' directory that it has open, a file by its place, its owner and its name.
 """
@@ -23,7 +23,7 @@ from ..host.mounts import mounts_in, unmount
 from ..model.errors import BangerError
 from ..model.progress import Report
 from ..model.records import ProcessIdentity
-from ..net.protocol import ListsHelpers
+from ..net.protocol import ListsHelpers, ListsTaps
 from ..vmm.protocol import BoundsMachines, ListsMachines, Machine
 from .bounds import release_bounds
 from .cleanup import end_unknown
@@ -31,7 +31,7 @@ from .context import Services
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["machine", "scope", "network", "socket", "staging", "mount", "directory"]
+Kind = Literal["machine", "scope", "network", "tap", "socket", "staging", "mount", "directory"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _HELPER_GRACE: Final = 2.0
@@ -45,7 +45,7 @@ class Leftover:
 
     kind: Kind
     what: str
-    """A path, or a process and its pid."""
+    """A path, a process and its pid, or the name of a tap."""
     vm_id: str = ""
     removed: bool = False
     error: str = ""
@@ -92,9 +92,10 @@ async def _find(services: Services) -> list[_Found]:
     rows |= _rows(services)
     images = await services.images.find_leftovers()
     return [
-        *(_machine(vm_id, machine) for vm_id, machine in machines.items() if vm_id not in rows),
-        *(_scope(services, vm_id) for vm_id in sorted(bounds) if vm_id not in rows or _idle(services, vm_id)),
+        *(_machine(services, vm_id, machine) for vm_id, machine in machines.items() if vm_id not in rows),
+        *(_scope(services, vm_id) for vm_id in sorted(bounds - machines.keys()) if vm_id not in rows or _idle(services, vm_id)),
         *(_helper(services, vm_id, one) for vm_id, some in helpers.items() if vm_id not in rows or _idle(services, vm_id) for one in some),
+        *await _taps(services),
         *_in_machine_directories(services, rows),
         *(_path("staging", path, "", partial(services.images.discard_leftover, path)) for path in images),
         *_half_made(services),
@@ -117,17 +118,34 @@ async def _helpers(services: Services) -> Mapping[str, tuple[ProcessIdentity, ..
     return await services.network.list_helpers(services.layout.vms) if isinstance(services.network, ListsHelpers) else {}
 
 
+async def _taps(services: Services) -> list[_Found]:
+    network = services.network
+    if not isinstance(network, ListsTaps):
+        return []
+    try:
+        return [_Found(Leftover(kind="tap", what=name), partial(network.remove_tap, name)) for name in await network.stray_taps()]
+    except BangerError as error:
+        log.warning("taps could not be looked for", extra={"error": error.message})
+        return []
+
+
 def _idle(services: Services, vm_id: str) -> bool:
     """Neither running nor being changed."""
     return vm_id not in services.live and not services.locks.held(vm_id)
 
 
-def _machine(vm_id: str, machine: Machine) -> _Found:
-    return _Found(Leftover(kind="machine", what=f"process {machine.process.pid}", vm_id=vm_id), partial(end_unknown, machine))
+def _machine(services: Services, vm_id: str, machine: Machine) -> _Found:
+    """A process, and its bounds with it."""
+
+    async def end() -> None:
+        await end_unknown(machine)
+        await release_bounds(services, vm_id)
+
+    return _Found(Leftover(kind="machine", what=f"process {machine.process.pid}", vm_id=vm_id), end)
 
 
 def _scope(services: Services, vm_id: str) -> _Found:
-    """The bounds of a machine: removed after a process that is still in them."""
+    """Bounds without a process."""
     remove = partial(release_bounds, services, vm_id)
     return _Found(Leftover(kind="scope", what=f"cgroup of machine {vm_id}", vm_id=vm_id), partial(_unless_used, services, vm_id, remove))
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..guest.agent import Agent, GuestStats, Listener
-from ..host.cgroups.protocol import GroupUsage
 from ..host.usage import cpu_seconds, memory_use
 from ..model.errors import BangerError, GuestTimeout
+from ..model.machine import GroupUsage
+from ..model.network import Traffic
 from ..model.records import ProcessIdentity, VMRecord
+from ..net.protocol import SwitchesNat
 from .bounds import bounds_usage
 from .context import Live, Services
 from .probe import MAX_PROBES, http_status, may_ask
 from .start import disk_usage
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -57,6 +62,8 @@ class Usage:
     """What its cgroup says; None without one."""
     guest_error: str = ""
     """Why the guest of a running machine did not say what it uses."""
+    traffic: Traffic | None = None
+    """What has passed between it and the outside; None when it is not on a bridge or not let out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +119,20 @@ class Observer:
         live = self._services.live.get(record.id)
         if live is None or not self._services.alive(record):
             return usage
-        process, (guest, error), bounds = await asyncio.gather(
-            self._process(record.id, live.machine.process), _guest(live), bounds_usage(self._services, record.id)
+        process, (guest, error), bounds, traffic = await asyncio.gather(
+            self._process(record.id, live.machine.process), _guest(live), bounds_usage(self._services, record.id), self._traffic(record)
         )
-        return replace(usage, process=process, guest=guest, guest_error=error, bounds=bounds)
+        return replace(usage, process=process, guest=guest, guest_error=error, bounds=bounds, traffic=traffic)
+
+    async def _traffic(self, record: VMRecord) -> Traffic | None:
+        network = self._services.network
+        if not record.runtime.tap or not record.spec.nat or not isinstance(network, SwitchesNat):
+            return None
+        try:
+            return (await network.traffic()).get(record.runtime.address)
+        except BangerError as error:
+            log.warning("the network's counters could not be read", extra={"vm_id": record.id, "error": error.message})
+            return None
 
     async def _process(self, vm_id: str, process: ProcessIdentity) -> ProcessUsage | None:
         before = self._looks.get(vm_id)

@@ -99,7 +99,7 @@ async def _check(services: Services, record: VMRecord, machine: Machine | None, 
         async with services.locks.hold(record.id):
             if record.state is VMState.RUNNING and machine is not None:
                 await adopt(services, record, machine)
-            elif record.state in (VMState.RUNNING, VMState.ERROR) or machine is not None or helped:
+            elif record.state in (VMState.RUNNING, VMState.ERROR) or machine is not None or helped or record.runtime.tap:
                 log.info("stale machine", extra={"vm_id": record.id, "vm_name": record.name, "state": record.state})
                 await cleanup_runtime(services, record.id)
                 if record.state is VMState.RUNNING:

@@ -23,7 +23,7 @@ from ..vmm.protocol import Vmm
 from .autostop import AutoStop, CarryOut, carry_out_unseen
 from .bounds import check_limits_hold
 from .capabilities import Capabilities
-from .change import Change, SetContext, changed_spec, check_change, check_live_change, respecified, set_procedure
+from .change import Change, SetContext, changed_spec, check_change, check_live_change, keep_network, respecified, set_procedure
 from .cleanup import end_machine
 from .context import Services, disk_owner
 from .create import NewVM, check_new, reserve, resolve_spec
@@ -191,14 +191,19 @@ class Machines(MachineViews):
             if self._ran(record):
                 live = services.live.get(record.id)
                 await check_live_change(services, record, spec, live.machine if live is not None else None)
-            await services.runner.perform(
-                set_procedure(services),
-                SetContext(vm_id=record.id, uid=disk_owner(record), spec=spec),
-                vm_id=record.id,
-                report=report,
-                finish=lambda _context, _scratch: self._update(record.id, lambda current: respecified(current, spec)),
-                fail=lambda error: self._update(record.id, lambda current: with_error(current, error)),
-            )
+            try:
+                await services.runner.perform(
+                    set_procedure(services),
+                    SetContext(vm_id=record.id, uid=disk_owner(record), spec=spec),
+                    vm_id=record.id,
+                    report=report,
+                    finish=lambda _context, _scratch: self._update(record.id, lambda current: respecified(current, spec)),
+                    fail=lambda error: self._update(record.id, lambda current: with_error(current, error)),
+                )
+            except (BangerError, OSError, ExceptionGroup):
+                if spec.nat != record.spec.nat:
+                    await keep_network(services, record.id)
+                raise
             self._auto_stop.note_change(changed := self.find(record.id))
             return changed
 

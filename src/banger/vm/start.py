@@ -22,12 +22,13 @@ from ..model.machine import Disk, MachineConfig
 from ..model.progress import Report
 from ..model.records import VMHandles, VMRecord, VMState
 from ..net.protocol import Attachment
-from ..vmm.protocol import BoundsMachines, Machine, Vmm, VmmProbe
+from ..vmm.protocol import BoundsMachines, Machine, ShowsProcessors, Vmm, VmmProbe
 from .bounds import check_limits_hold, limits_of, release_bounds
 from .capabilities import GuestPart
 from .cleanup import end_machine
 from .context import Live, Services, disk_owner
 from .failure import end_of_init
+from .network import attach_network, detach_network
 from .steps import Procedure, Step
 
 Result = TypeVar("Result")
@@ -179,14 +180,13 @@ class _StartSteps:
         await self._services.capabilities.clean_up(context.vm_id)
 
     async def attach_network(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
-        spec = _need(scratch.record).spec
-        scratch.attachment = attachment = await self._services.network.attach(context.vm_id, self._files(context), nat=spec.nat, uid=context.uid)
+        scratch.attachment = attachment = await attach_network(self._services, _need(scratch.record))
         if attachment.warning:
             report("network", attachment.warning, warning=True)
         return context
 
     async def detach_network(self, context: StartContext) -> None:
-        await self._services.network.detach(context.vm_id, self._files(context))
+        await detach_network(self._services, context.vm_id)
 
     async def build_config(self, context: StartContext, scratch: StartScratch, report: Report) -> StartContext:
         record, bootable = _need(scratch.record), _need(scratch.ground).bootable
@@ -255,7 +255,7 @@ class _StartSteps:
                 raise self._explain(context, record, VmmError, f"the VMM ended before the guest could {what}")
             return task.result()
         except (TimeoutError, GuestTimeout):
-            message = f"the guest did not {what} within {self._services.guest_deadline:g} s"
+            message = f"the guest did not {what} within {self._services.guest_deadline:g} s{await _whereabouts(_need(scratch.machine))}"
             raise self._explain(context, record, GuestTimeout, message) from None
         except (ChannelLost, VmmError) as error:
             # A VMM that ends closes its sockets a moment before the process is gone.
@@ -278,6 +278,17 @@ class _StartSteps:
             if (text := tail(path, _CONSOLE_TAIL).strip())
         ]
         return kind("\n".join((f"{record.name}: {message}", *ends)), hint=_where_to_look(record), vm=record.name)
+
+
+async def _whereabouts(machine: Machine) -> str:
+    """What the guest's CPUs are at, as the end of a sentence: of a guest that hangs, the console alone does not tell."""
+    if not isinstance(machine, ShowsProcessors):
+        return ""
+    try:
+        places = await machine.processors()
+    except VmmError as error:
+        return f"; its VMM does not answer either: {error}"
+    return f"; its CPUs: {places}" if places else ""
 
 
 def _where_to_look(record: VMRecord) -> str:

@@ -15,13 +15,13 @@ from ..helper.vmms.host import HostVmms
 from ..helper.vmms.programs import own_program
 from ..host import process
 from ..host.cgroups.choice import choose_groups, instance_of
-from ..host.cgroups.protocol import SYSTEM_INSTANCE, Groups, GroupUsage
+from ..host.cgroups.protocol import SYSTEM_INSTANCE, Groups
 from ..host.cgroups.scopes import SystemdScopes
 from ..host.kvm import KVM_DEVICE, kvm_groups
 from ..host.run import spawn
 from ..host.threads import run_to_end
-from ..model.errors import BadRequest, VmmError
-from ..model.machine import Limits
+from ..model.errors import BadRequest, CommandFailed, VmmError
+from ..model.machine import GroupUsage, Limits
 from ..model.records import ProcessIdentity
 
 log = logging.getLogger(__name__)
@@ -100,13 +100,21 @@ class DirectLauncher:
 class ConfinedLauncher:
     """Starts them through verbs that put each into a group of its own; the groups are read here, which takes no privileges."""
 
-    def __init__(self, vmms: VmmOps, groups: Groups, *, own_uids: bool) -> None:
+    def __init__(self, vmms: VmmOps, groups: Groups, *, own_uids: bool, otherwise: Launcher | None = None) -> None:
+        """``otherwise`` starts a machine that needs no limit when it cannot have bounds: a user's systemd may be out of order, and is not needed to run it."""
         self._vmms = vmms
         self._groups = groups
+        self._otherwise = otherwise
         self.own_uids = own_uids
 
     async def launch(self, launch: Launch, descriptors: Sequence[int]) -> ProcessIdentity:
-        return await self._vmms.launch_vmm(launch, descriptors)
+        try:
+            return await self._vmms.launch_vmm(launch, descriptors)
+        except (VmmError, CommandFailed) as error:
+            if self._otherwise is None or launch.limits.cpu_quota:
+                raise
+            log.warning("the VMM gets no bounds of its own", extra={"vm_id": launch.vm_id, "error": str(error)})
+            return await self._otherwise.launch(launch, descriptors)
 
     async def signal(self, vm_id: str, process_: ProcessIdentity, name: str) -> bool:
         """A machine that was started without bounds, by an earlier daemon, is signalled by ourselves: that goes as far as the kernel lets us."""
@@ -145,7 +153,8 @@ def local_launcher(state: Path) -> Launcher:
     if groups is None:
         log.info("VMMs run without cgroups of their own")
         return DirectLauncher()
-    return ConfinedLauncher(HostVmms(groups, for_another=False), groups, own_uids=os.geteuid() == 0)
+    root = os.geteuid() == 0
+    return ConfinedLauncher(HostVmms(groups, for_another=False), groups, own_uids=root, otherwise=None if root else DirectLauncher())
 
 
 def helper_launcher(vmms: VmmOps) -> Launcher:

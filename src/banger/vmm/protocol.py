@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from ..host.cgroups.protocol import GroupUsage
-from ..model.machine import Limits, MachineConfig
+from ..model.machine import GroupUsage, Limits, MachineConfig
 from ..model.records import ProcessIdentity, VMSpec
 
 
@@ -91,6 +90,14 @@ class PausesOnFullDisk(Protocol):
 
     async def go_on(self) -> None:
         """Try the write again and let the guest run; paused again when there is still no room. Raises VmmError."""
+
+
+@runtime_checkable
+class ShowsProcessors(Protocol):
+    """Optional, of a ``Machine``: it tells what its CPUs are at, for whoever asks why a guest hangs."""
+
+    async def processors(self) -> str:
+        """One line such as ``0 runs at ffffffff81c00ba0, 1 halted at ffffffff81c0a15b``: addresses of the guest. Raises VmmError when it does not answer."""
 
 
 @runtime_checkable

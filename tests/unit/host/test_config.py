@@ -36,6 +36,7 @@ reachable = ["192.168.1.0/24"]
 dns_port = 5353
 
 [qemu]
+parallel = true
 cpu_model = "max"
 
 [vm_defaults]
@@ -74,7 +75,7 @@ def test_every_key(tmp_path: Path) -> None:
         "file_sync": ("~/.netrc -> /root/.netrc, /srv/tools/ -> /root/tools", "config"),
         "network.mode": ("bridge", "config"), "network.bridge": ("box0", "config"), "network.subnet": ("10.77.0.0/24", "config"),
         "network.tap_pool_size": (0, "config"), "network.reachable": ("192.168.1.0/24", "config"), "network.dns_port": (5353, "config"),
-        "qemu.cpu_model": ("max", "config"),
+        "qemu.parallel": ("true", "config"), "qemu.cpu_model": ("max", "config"),
         "vm_defaults.vcpu": (3, "config"), "vm_defaults.memory_mib": (1024, "config"),
         "vm_defaults.disk_size": ("16G", "config"), "vm_defaults.system_overlay_size": ("512M", "config"),
     }  # fmt: skip
@@ -88,7 +89,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
         "log_level": ("debug", "env"), "default_image_name": ("debian-bookworm", "builtin"), "auto_stop_stale_after": ("0", "builtin"),
         "file_sync": ("none", "builtin"), "mode": ("auto", "builtin"), "bridge": ("banger0", "builtin"), "subnet": ("172.30.86.0/24", "builtin"),
         "tap_pool_size": (4, "builtin"), "reachable": ("none", "builtin"), "dns_port": (42069, "builtin"),
-        "cpu_model": ("by accelerator", "builtin"),
+        "parallel": ("by version", "builtin"), "cpu_model": ("by accelerator", "builtin"),
         "vcpu": (4, "auto"), "memory_mib": (512, "config"), "disk_size": ("8G", "builtin"), "system_overlay_size": ("8G", "builtin"),
     }  # fmt: skip
 
@@ -122,6 +123,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
         ("[network]\nreachable = 'x'", "network.reachable: an array of strings", "192.168"),
         ("[network]\nreachable = ['x']", "network.reachable: not an IPv4 network", "192.168"),
         ("release_url = 'ftp://x'", "release_url: 'ftp://x' is neither", "https://example.org"),
+        ("[qemu]\nparallel = 'yes'", "qemu.parallel: true or false is expected, not a string", "for example true"),
         ("[qemu]\ncpu_model = 'max,+x'", "qemu.cpu_model: 'max,+x' cannot be a CPU model", "-cpu help"),
         ("vm_defaults = 3", "vm_defaults is a table, not a whole number", "[vm_defaults]"),
         ("log_level = ", "is not TOML: Invalid value (at end of document)", "a line looks like"),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from banger.host.paths import VMLayout
+from banger.net.protocol import NetworkPlace
 from banger.net.user import UserNetwork
 from tests.unit.net.card import IPV4, Card, udp
 
@@ -19,12 +20,12 @@ async def main(directory: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
         resolver.bind(("127.0.0.77", 53))
         resolver.settimeout(10)
-        attachment = await network.attach(VM, files, nat=True, uid=-1)
+        attachment = await network.attach(VM, files, NetworkPlace(), nat=True, uid=-1)
         assert attachment.card is not None
         try:
             ask(files.network_socket, attachment.card.nameservers[0], resolver)
         finally:
-            await network.detach(VM, files)
+            await network.detach(VM, files, NetworkPlace())
 
 
 def ask(path: Path, nameserver: str, resolver: socket.socket) -> None:

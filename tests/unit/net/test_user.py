@@ -20,12 +20,13 @@ from banger.model.errors import CommandFailed, MissingTool
 from banger.model.machine import NetworkCard
 from banger.model.names import new_id
 from banger.net import passt, user
-from banger.net.protocol import Attachment, ListsHelpers, Network
+from banger.net.protocol import Attachment, ListsHelpers, Network, NetworkPlace
 from banger.net.user import UserNetwork, mac_of
 from tests.unit.net.card import SYN_ACK, Card, tcp_syn, udp
 
 needs_passt = pytest.mark.skipif(shutil.which("passt") is None, reason="needs passt")
 VM = new_id()
+NOWHERE = NetworkPlace()
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def files(tmp_path: Path) -> VMLayout:
 async def network(files: VMLayout) -> AsyncIterator[UserNetwork]:
     made = UserNetwork()
     yield made
-    await made.detach(VM, files)
+    await made.detach(VM, files, NOWHERE)
 
 
 def outward_address() -> str:
@@ -78,8 +79,8 @@ def listening(address: str) -> Iterator[tuple[socket.socket, socket.socket, int]
 
 async def test_without_nat_there_is_no_card(network: UserNetwork, files: VMLayout) -> None:
     driver: Network = network
-    assert await driver.attach(VM, files, nat=False, uid=-1) == Attachment(mode="none", card=None, helper=None)
-    await driver.detach(VM, files)
+    assert await driver.attach(VM, files, NOWHERE, nat=False, uid=-1) == Attachment(mode="none", card=None, helper=None)
+    await driver.detach(VM, files, NOWHERE)
     assert list(files.root.iterdir()) == []
 
 
@@ -88,7 +89,7 @@ async def test_without_passt_the_built_in_network_comes_with_a_warning(network: 
         raise MissingTool(f"{name} is not installed", hint=f"sudo apt-get install {name}")
 
     monkeypatch.setattr(user, "find_tool", missing)
-    attachment = await network.attach(VM, files, nat=True, uid=-1)
+    attachment = await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     assert attachment.mode == "builtin"
     assert attachment.card is not None
     assert attachment.card.socket is None
@@ -101,7 +102,7 @@ async def test_without_passt_the_built_in_network_comes_with_a_warning(network: 
 @needs_passt
 async def test_attach_serves_before_it_returns_and_detach_leaves_nothing(network: UserNetwork, files: VMLayout) -> None:
     outward_address()
-    attachment = await network.attach(VM, files, nat=True, uid=-1)
+    attachment = await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     assert attachment.mode == "passt"
     assert attachment.card is not None
     assert attachment.card.socket == files.network_socket
@@ -109,8 +110,8 @@ async def test_attach_serves_before_it_returns_and_detach_leaves_nothing(network
     assert attachment.helper is not None
     assert os.getsid(attachment.helper.pid) == attachment.helper.pid
     assert len(helpers()) == 2
-    await network.detach(VM, files)
-    await network.detach(VM, files)
+    await network.detach(VM, files, NOWHERE)
+    await network.detach(VM, files, NOWHERE)
     await gone(attachment)
     assert list(files.root.iterdir()) == []
 
@@ -118,18 +119,18 @@ async def test_attach_serves_before_it_returns_and_detach_leaves_nothing(network
 @needs_passt
 async def test_another_daemon_finds_and_ends_it_by_the_vm_s_id(network: UserNetwork, files: VMLayout) -> None:
     outward_address()
-    attachment = await network.attach(VM, files, nat=True, uid=-1)
+    attachment = await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     other = UserNetwork()
-    await other.detach(new_id(), VMLayout(files.root.parent))
+    await other.detach(new_id(), VMLayout(files.root.parent), NOWHERE)
     assert len(helpers()) == 2
-    await other.detach(VM, files)
+    await other.detach(VM, files, NOWHERE)
     await gone(attachment)
 
 
 @needs_passt
 async def test_it_ends_when_the_vmm_goes(network: UserNetwork, files: VMLayout) -> None:
     outward_address()
-    attachment = await network.attach(VM, files, nat=True, uid=-1)
+    attachment = await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     with Card(files.network_socket) as card:
         await asyncio.to_thread(card.find_gateway, "10.0.2.15", "10.0.2.2")
     await gone(attachment)
@@ -139,7 +140,7 @@ async def test_it_ends_when_the_vmm_goes(network: UserNetwork, files: VMLayout) 
 @pytest.mark.parametrize("uid", [-1, pytest.param(54321, marks=[pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="another uid")])])
 async def test_neither_relay_nor_passt_runs_as_root(network: UserNetwork, files: VMLayout, uid: int) -> None:
     outward_address()
-    await network.attach(VM, files, nat=True, uid=uid)
+    await network.attach(VM, files, NOWHERE, nat=True, uid=uid)
     expected = uid if uid >= 0 else 65534 if os.geteuid() == 0 else os.geteuid()
     wanted = passt.helper_name(VM).encode()
     owners = [process.owner_of(pid) for pid, words in process.command_lines() if wanted in words or words[0] == b"passt-" + wanted]
@@ -149,7 +150,7 @@ async def test_neither_relay_nor_passt_runs_as_root(network: UserNetwork, files:
 @needs_passt
 async def test_a_listener_on_another_address_of_the_host_is_reachable(network: UserNetwork, files: VMLayout) -> None:
     address = outward_address()
-    await network.attach(VM, files, nat=True, uid=-1)
+    await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     with listening(address) as (tcp, datagrams, port), Card(files.network_socket) as card:
         await asyncio.to_thread(card.find_gateway, "10.0.2.15", "10.0.2.2")
         card.send_ip(tcp_syn("10.0.2.15", address, port, source_port=40000))
@@ -165,7 +166,7 @@ async def test_a_listener_on_another_address_of_the_host_is_reachable(network: U
 @pytest.mark.parametrize("destination", ["127.0.0.1", "0.0.0.0", "127.0.0.53", "10.0.2.2", "10.0.2.3", "10.0.2.15"])
 async def test_a_listener_on_the_host_s_loopback_is_not_reachable(network: UserNetwork, files: VMLayout, source: str, destination: str) -> None:
     address = outward_address()
-    await network.attach(VM, files, nat=True, uid=-1)
+    await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     with listening("127.0.0.1") as (tcp, datagrams, port), listening(address) as (_, fence, fence_port), Card(files.network_socket) as card:
         await asyncio.to_thread(card.find_gateway, "10.0.2.15", "10.0.2.2")
         card.send_ip(tcp_syn(source, destination, port, source_port=40000))
@@ -185,7 +186,7 @@ async def test_a_listener_on_the_host_s_loopback_is_not_reachable(network: UserN
 async def test_a_passt_that_cannot_start_says_why_and_leaves_nothing(network: UserNetwork, files: VMLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passt, "passt_command", lambda binary, card: [str(binary), "--no-such-option"])
     with pytest.raises(CommandFailed, match="no-such-option"):
-        await network.attach(VM, files, nat=True, uid=-1)
+        await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     assert helpers() == []
     assert list(files.root.iterdir()) == []
 
@@ -193,8 +194,8 @@ async def test_a_passt_that_cannot_start_says_why_and_leaves_nothing(network: Us
 @needs_passt
 async def test_attaching_again_replaces_what_a_crash_left(network: UserNetwork, files: VMLayout) -> None:
     outward_address()
-    first = await UserNetwork().attach(VM, files, nat=True, uid=-1)
-    await network.attach(VM, files, nat=True, uid=-1)
+    first = await UserNetwork().attach(VM, files, NOWHERE, nat=True, uid=-1)
+    await network.attach(VM, files, NOWHERE, nat=True, uid=-1)
     assert first.helper is not None
     assert not process.is_alive(first.helper)
     sockets.connect(files.network_socket).close()
@@ -227,7 +228,7 @@ def test_no_resolv_conf(tmp_path: Path) -> None:
 async def test_a_host_without_a_resolver_gets_a_warning(network: UserNetwork, files: VMLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     outward_address()
     monkeypatch.setattr(passt, "nameservers", lambda: ())
-    assert "resolve names" in (await network.attach(VM, files, nat=True, uid=-1)).warning
+    assert "resolve names" in (await network.attach(VM, files, NOWHERE, nat=True, uid=-1)).warning
 
 
 @needs_passt

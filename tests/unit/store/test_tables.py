@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -135,3 +136,20 @@ def test_the_journal_remembers_until_closed(database: Database) -> None:
     journal.close(entry)
     journal.close(entry)
     assert journal.entries() == ()
+
+
+def test_two_machines_cannot_share_an_address_or_a_tap(database: Database) -> None:
+    table = VMTable(database)
+    first = machine("1", "box")
+    table.insert(replace(first, runtime=VMRuntime(address="172.30.86.2", tap="banger0-2")))
+    with pytest.raises(sqlite3.IntegrityError, match="address"):
+        table.insert(replace(machine("2", "cat"), runtime=VMRuntime(address="172.30.86.2")))
+    with pytest.raises(sqlite3.IntegrityError, match="tap"):
+        table.insert(replace(machine("2", "cat"), runtime=VMRuntime(address="172.30.86.3", tap="banger0-2")))
+    table.insert(machine("3", "dog"))
+    table.insert(machine("4", "emu"))
+    assert table.used_addresses() == {"172.30.86.2"}
+    assert table.attached() == {"172.30.86.2": first.spec.nat}
+    table.update("1", lambda record: replace(record, runtime=replace(record.runtime, tap="")))
+    assert table.used_addresses() == {"172.30.86.2"}
+    assert not table.attached()

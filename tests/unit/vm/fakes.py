@@ -21,7 +21,7 @@ from banger.model.errors import CommandFailed, NotFound, VmmError
 from banger.model.machine import Disk, MachineConfig
 from banger.model.progress import Report
 from banger.model.records import ImageRecord, KernelRecord, ProcessIdentity, VMSpec
-from banger.net.protocol import Attachment
+from banger.net.protocol import Attachment, NetworkPlace
 from banger.vmm.protocol import Machine, VmmProbe
 
 IMAGE = ImageRecord(id="i1", name="fake", source="test", path="/nowhere", digest="sha256:0", size_bytes=1, kernel_name="k", created_at=1.0)
@@ -264,13 +264,13 @@ class FakeNetwork:
     def __init__(self, world: FakeWorld) -> None:
         self._world = world
 
-    async def attach(self, vm_id: str, files: VMLayout, *, nat: bool, uid: int) -> Attachment:
+    async def attach(self, vm_id: str, files: VMLayout, place: NetworkPlace, *, nat: bool, uid: int) -> Attachment:
         self._world.attached.add(vm_id)
         if self._world.faults.network:
             raise CommandFailed("half attached")
         return Attachment("fake" if nat and self._world.cards else "none", None, None)
 
-    async def detach(self, vm_id: str, files: VMLayout) -> None:
+    async def detach(self, vm_id: str, files: VMLayout, place: NetworkPlace) -> None:
         if self._world.faults.detach:
             raise CommandFailed("detach broke")
         self._world.attached.discard(vm_id)

@@ -196,6 +196,9 @@ class Unswitchable:
     async def connect_agent(self) -> socket.socket:
         raise VmmError("nobody listens")
 
+    async def signal(self, name: str) -> bool:
+        raise AssertionError(name)
+
     async def end(self) -> None:
         """Left to the fixture."""
 

@@ -31,11 +31,12 @@ from banger.model.errors import (
 )
 from banger.model.progress import silent
 from banger.model.records import VMRecord, VMState
+from banger.net.protocol import NetworkPlace
 from banger.store import Database, ImageTable, Journal, VMTable
 from banger.vm.create import NewVM
 from banger.vm.service import Machines
 from banger.vm.watch import end_reason
-from tests.unit.vm.fakes import IMAGE, FakeImages, FakeNetwork, FakeRootDisk, FakeVmm, FakeWorld, layout_below
+from tests.unit.vm.fakes import IMAGE, FakeImages, FakeMachine, FakeNetwork, FakeRootDisk, FakeVmm, FakeWorld, layout_below
 
 SMALL = NewVM(name="box", system_overlay_bytes=64 << 20, work_disk_bytes=64 << 20)
 
@@ -209,6 +210,24 @@ async def test_a_guest_that_never_says_hello_is_given_up(instance: Instance) -> 
     with pytest.raises(GuestTimeout, match=r"did not say hello within 0\.2 s") as caught:
         await machines.create(SMALL, silent, lambda _: None)
     assert (caught.value.vm, caught.value.hint) == ("box", "banger vm logs box")
+    assert instance.world.processes() == []
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_where_a_guest_hangs_is_told(instance: Instance, answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def processors(self: FakeMachine) -> str:
+        if not answers:
+            raise VmmError("no answer")
+        return "0 runs at 1000"
+
+    monkeypatch.setattr(FakeMachine, "processors", processors, raising=False)
+    instance.world.faults.silent_guest = True
+    machines = Machines(
+        layout=instance.layout, database=instance.database, images=cast(ImageService, FakeImages()), vmm=FakeVmm(instance.world),
+        root_disk=FakeRootDisk(), network=FakeNetwork(instance.world), guest_deadline=0.2,
+    )  # fmt: skip
+    with pytest.raises(GuestTimeout, match=r"within 0\.2 s; its CPUs: 0 runs at 1000" if answers else "its VMM does not answer either: no answer"):
+        await machines.create(SMALL, silent, lambda _: None)
     assert instance.world.processes() == []
 
 
@@ -473,10 +492,10 @@ async def test_a_restart_that_is_cancelled_while_it_tidies_up_is_stopped_and_not
     tidying, go_on = asyncio.Event(), asyncio.Event()
     detach = FakeNetwork.detach
 
-    async def slow(network: FakeNetwork, vm_id: str, files: VMLayout) -> None:
+    async def slow(network: FakeNetwork, vm_id: str, files: VMLayout, place: NetworkPlace) -> None:
         tidying.set()
         await go_on.wait()
-        await detach(network, vm_id, files)
+        await detach(network, vm_id, files, place)
 
     monkeypatch.setattr(FakeNetwork, "detach", slow)
     restart = asyncio.create_task(instance.machines.restart("box", wait_booted=False, report=silent))

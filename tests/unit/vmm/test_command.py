@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from banger.model.machine import Disk, MachineConfig, NetworkCard
-from banger.vmm.qemu.command import Descriptors, Processor, kernel_arguments, machine_command, probe_command
+from banger.vmm.qemu.command import Descriptors, Processor, kernel_arguments, machine_command, probe_command, translates_in_parallel
 
 QEMU = Path("/usr/bin/qemu-system-x86_64")
 TCG = Processor(accelerator="tcg", model="Westmere-v1", tsc_khz=2596124)
@@ -94,6 +94,18 @@ def test_descriptors_that_do_not_match_the_disks_are_a_bug() -> None:
 def test_an_unknown_tsc_frequency_leaves_its_arguments_out() -> None:
     assert "tsc" not in kernel_arguments(None)
     assert kernel_arguments(1000).endswith("quiet tsc_early_khz=1000 tsc=reliable")
+
+
+@pytest.mark.parametrize(("accelerator", "parallel", "words"), [("tcg", True, "tcg,thread=multi"), ("tcg", False, "tcg,thread=single"), ("kvm", False, "kvm")])
+def test_emulated_cpus_take_turns_where_qemu_would_lose_rewritten_code(accelerator: str, parallel: bool, words: str) -> None:
+    processor = Processor(accelerator=accelerator, model="max", tsc_khz=None, parallel=parallel)
+    command = machine_command(QEMU, config(), processor, descriptors())
+    assert command[command.index("-accel") + 1] == words
+
+
+@pytest.mark.parametrize(("version", "safe"), [("7.2.22", False), ("8.0.5", False), ("8.1.0", True), ("8.2.2", True), ("10.0.2", True), ("", False)])
+def test_which_qemu_translates_in_parallel(version: str, safe: bool) -> None:
+    assert translates_in_parallel(version) is safe
 
 
 def test_the_probe_runs_under_kvm_and_says_so_on_its_output() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -17,12 +18,13 @@ import pytest
 from banger.host import process
 from banger.host.files import make_sparse
 from banger.host.paths import VMLayout
+from banger.host.run import spawn
 from banger.model.errors import MissingTool, VmmError
 from banger.model.machine import Disk, MachineConfig, NetworkCard
 from banger.model.names import new_id
 from banger.model.records import ProcessIdentity
 from banger.vmm import launcher
-from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, PausesOnFullDisk, SwitchesLink, Vmm
+from banger.vmm.protocol import BoundsLogs, Inspects, ListsMachines, PausesOnFullDisk, ShowsProcessors, SwitchesLink, Vmm
 from banger.vmm.qemu import driver
 from banger.vmm.qemu.driver import QemuMachine, QemuVmm
 from tests.unit.vmm.kernels import SAYS, tiny_kernel
@@ -218,7 +220,7 @@ async def test_all_machines_are_found_with_one_look(vmm: QemuVmm, config: Machin
 
 async def test_what_a_cancelled_launch_has_started_is_found_at_once(vmm: QemuVmm, config: MachineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     await vmm.probe(config.kernel, config.initramfs)
-    begun, real = asyncio.Event(), launcher.spawn
+    begun, real = asyncio.Event(), spawn
     loop = asyncio.get_running_loop()
     started: list[ProcessIdentity] = []
 
@@ -228,7 +230,7 @@ async def test_what_a_cancelled_launch_has_started_is_found_at_once(vmm: QemuVmm
         started.append(real(*words, **keywords))
         return started[0]
 
-    monkeypatch.setattr(launcher, "spawn", slow)
+    monkeypatch.setattr("banger.vmm.launcher.spawn", slow)
     launching = asyncio.create_task(vmm.launch(config))
     await begun.wait()
     launching.cancel()
@@ -266,3 +268,15 @@ async def test_a_machine_without_a_card_has_nothing_to_switch(vmm: QemuVmm, conf
     with pytest.raises(VmmError, match="refused"):
         await machine.switch_link(up=False)
     await machine.end()
+
+
+async def test_where_the_cpus_of_a_guest_are(vmm: QemuVmm, config: MachineConfig) -> None:
+    machine = await vmm.launch(replace(config, vcpu_count=2))
+    assert isinstance(machine, ShowsProcessors)
+    await console_says(machine, SAYS)
+    async with asyncio.timeout(20):  # the tiny kernel, at 1 MiB, halts right after its words, and the second CPU waits to be woken
+        while not re.fullmatch(r"0 halted at 0*1000[0-9a-f]{2}, 1 halted at [0-9a-f]+", await machine.processors()):
+            await asyncio.sleep(0.01)
+    await machine.end()
+    with pytest.raises(VmmError):
+        await machine.processors()

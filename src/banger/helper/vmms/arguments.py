@@ -28,7 +28,7 @@ _USER_NETWORK: Final = re.compile(rf"user,id=network,ipv6=off,net={_ADDRESS}/[0-
 _FLAGS: Final = frozenset({"-nodefaults", "-no-user-config", "-no-reboot"})
 _VALUES: Final[dict[str, str]] = {
     "-M": "microvm,acpi=on,rtc=on",
-    "-accel": "kvm|tcg,thread=multi",
+    "-accel": "kvm|tcg,thread=(?:multi|single)",
     "-cpu": r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}(?:,[+-]?[a-z0-9][a-z0-9_.-]{0,40}(?:=on|=off)?){0,32}",
     "-smp": "[1-9][0-9]{0,2}",
     "-m": "[1-9][0-9]{0,7}M",

@@ -40,8 +40,9 @@ class HostVmms:
         self._find = find or (trusted_program if for_another else own_program)
         self._kvm_device = kvm_device
         self._reaping: set[asyncio.Task[int | None]] = set()
-        self._starting: dict[str, int] = {}
-        """Uids by the ids of machines that are being started: their groups do not show them yet."""
+        self._starting: set[str] = set()
+        self._uids: dict[str, int] = {}
+        """By VM id: a process that has just been started does not show its uid yet."""
 
     async def launch_vmm(self, launch: Launch, descriptors: Sequence[int]) -> ProcessIdentity:
         """Start the VMM in its own group, behind what takes its privileges away."""
@@ -52,11 +53,12 @@ class HostVmms:
         def start(wrapper: tuple[str, ...], besides: tuple[int, ...]) -> ProcessIdentity:
             return spawn([*wrapper, *words], output=log, pass_fds=(*inherited, *besides))
 
-        self._starting[launch.vm_id] = launch.uid
+        self._starting.add(launch.vm_id)
+        self._uids[launch.vm_id] = launch.uid
         try:
             child = await self._groups.start(launch.vm_id, launch.limits, start)
         finally:
-            del self._starting[launch.vm_id]
+            self._starting.discard(launch.vm_id)
         if self._for_another:
             self._reap(child)
         return child
@@ -101,7 +103,9 @@ class HostVmms:
             return
         if not FIRST_VMM_UID <= uid <= LAST_VMM_UID:
             raise BadRequest(f"no VMM runs as uid {uid}")
-        if uid in self._starting.values() or any(process.owner_of(other.pid) == uid for other in self._list().values()):
+        running = self._list()
+        self._uids = {vm_id: its for vm_id, its in self._uids.items() if vm_id in running or vm_id in self._starting}
+        if uid in self._uids.values() or any(process.owner_of(other.pid) == uid for other in running.values()):
             raise BadRequest(f"another machine's VMM runs as uid {uid}")
 
     def _unprivileged(self, launch: Launch) -> tuple[str, ...]:

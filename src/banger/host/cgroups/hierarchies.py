@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .protocol import GroupUsage, read_number
+from ...model.machine import GroupUsage
+from .protocol import read_number
 
 _CONTROLLERS: Final = {"cpu": "cpu", "memory": "memory", "pids": "pids", "blkio": "io", "io": "io"}
 """The kernel's word for a controller -> ours."""
@@ -71,8 +72,8 @@ def read_usage(group: Path, *, unified: bool) -> GroupUsage:
         cpu_periods=periods,
         cpu_throttled_periods=throttled,
         cpu_throttled_seconds=None if waited is None else round(waited / unit, 3),
-        memory=_number(group / ("memory.current" if unified else "memory.usage_in_bytes")),
-        memory_max=limit if limit is not None and limit < _UNLIMITED else None,
+        memory_bytes=_number(group / ("memory.current" if unified else "memory.usage_in_bytes")),
+        memory_max_bytes=limit if limit is not None and limit < _UNLIMITED else None,
         oom_kills=read_number(_table(group / ("memory.events" if unified else "memory.oom_control")), "oom_kill"),
     )
 

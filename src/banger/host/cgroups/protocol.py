@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Final, Protocol
 
-from ...model.machine import Limits
+from ...model.machine import GroupUsage, Limits
 from ...model.records import ProcessIdentity
 
 SYSTEM_INSTANCE: Final = "system"
 """The instance that ``banger system install`` makes."""
 _INSTANCE: Final = re.compile("[a-z0-9]{1,16}")
 _VM_ID: Final = re.compile("[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupUsage:
-    """What a group has used and been refused; None where the host does not count it. Sizes in bytes."""
-
-    cpu_periods: int | None = None
-    """Tenths of a second in which it ran under a quota."""
-    cpu_throttled_periods: int | None = None
-    """Those of them in which it had to wait."""
-    cpu_throttled_seconds: float | None = None
-    memory: int | None = None
-    """With the page cache of its files, which is given back when memory gets scarce."""
-    memory_max: int | None = None
-    oom_kills: int | None = None
-    """Processes that the kernel has killed because the group was full."""
 
 
 Spawn = Callable[[tuple[str, ...], tuple[int, ...]], ProcessIdentity]

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from ...model.errors import VmmError
-from ...model.machine import Limits
+from ...model.machine import GroupUsage, Limits
 from ...model.records import ProcessIdentity
 from ..process import kill_child
 from ..threads import finished
 from .controls import can_limit, write_limits
 from .gate import Gate
 from .hierarchies import Hierarchy, find_hierarchies, read_members, read_usage
-from .protocol import GroupUsage, Spawn, check_instance, is_vm_id, joined, noted
+from .protocol import Spawn, check_instance, is_vm_id, joined, noted
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class RawGroups:
         started: list[ProcessIdentity] = []
         try:
             await asyncio.to_thread(self._make, vm_id, limits)
-            with ThreadPoolExecutor(1) as pool:  # a thread of its own, for it does not come back out
+            with ThreadPoolExecutor(1) as pool:  # a thread of its own: nobody else's work shall happen inside
                 work = self._start_gated if gated else self._start_inside
                 return await finished(asyncio.get_running_loop().run_in_executor(pool, work, vm_id, noted(spawn, started)))
         except BaseException as error:
@@ -87,9 +87,13 @@ class RawGroups:
             write_limits(group, limits, hierarchy)
 
     def _start_inside(self, vm_id: str, spawn: Spawn) -> ProcessIdentity:
-        for hierarchy in self._hierarchies:
-            (self._home(hierarchy) / vm_id / "tasks").write_text("0")
-        return spawn((), ())
+        try:
+            for hierarchy in self._hierarchies:
+                (self._home(hierarchy) / vm_id / "tasks").write_text("0")
+            return spawn((), ())
+        finally:
+            for hierarchy in self._hierarchies:
+                (hierarchy.mount / "tasks").write_text("0")
 
     def _start_gated(self, vm_id: str, spawn: Spawn) -> ProcessIdentity:
         with Gate() as gate:
@@ -118,9 +122,10 @@ class RawGroups:
             await _remove(self._home(hierarchy) / vm_id)
 
     def members(self, vm_id: str) -> frozenset[int]:
-        """As the hierarchy says that is asked for such things. Never ourselves: a thread of ours that has just started the VMM may be in there still."""
+        """As the hierarchy says that is asked for such things. We ourselves are none, though a thread of ours goes in to start one."""
         hierarchy = self._named()
-        return read_members(self._home(hierarchy) / vm_id) - {os.getpid()} if hierarchy is not None and is_vm_id(vm_id) else frozenset()
+        found = read_members(self._home(hierarchy) / vm_id) if hierarchy is not None and is_vm_id(vm_id) else frozenset()
+        return found - {os.getpid()}
 
     def machines(self) -> frozenset[str]:
         """From all hierarchies: an unfinished removal leaves some."""

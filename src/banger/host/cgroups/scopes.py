@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from ...model.errors import CommandFailed, VmmError
-from ...model.machine import Limits
+from ...model.machine import GroupUsage, Limits
 from ...model.records import ProcessIdentity
 from ..process import is_alive, kill_child
 from ..run import run
 from ..threads import run_to_end
 from .gate import Gate
 from .hierarchies import find_hierarchies, read_members, read_usage
-from .protocol import GroupUsage, Spawn, check_instance, is_vm_id, joined, noted
+from .protocol import Spawn, check_instance, is_vm_id, joined, noted
 
 _MANAGER: Final = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 _DEADLINE: Final = 25.0

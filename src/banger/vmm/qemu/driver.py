@@ -14,18 +14,18 @@ from typing import Any, Final
 
 from ...helper.protocol import Launch
 from ...host import facts, process, sockets
-from ...host.cgroups.protocol import GroupUsage
 from ...host.files import bound_log
 from ...host.kvm import KVM_DEVICE
 from ...host.paths import VMLayout
 from ...host.run import find_tool
+from ...host.tap import open_tap
 from ...host.threads import run_to_end
-from ...model.errors import BangerError, MissingTool, VmmError
-from ...model.machine import Limits, MachineConfig
+from ...model.errors import BangerError, CommandFailed, MissingTool, NotFound, VmmError
+from ...model.machine import GroupUsage, Limits, MachineConfig, NetworkCard
 from ...model.records import ProcessIdentity, VMSpec
 from ..launcher import DirectLauncher, Launcher
 from ..protocol import VmmProbe
-from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name
+from .command import FASTEST_TCG_CPU, NETWORK, Descriptors, Processor, machine_command, machine_name, translates_in_parallel
 from .limits import bounds_of
 from .probe import Prober, kvm_access, version_of
 from .qmp import Qmp
@@ -33,6 +33,7 @@ from .qmp import Qmp
 BINARY: Final = "qemu-system-x86_64"
 CONSOLE_LIMIT: Final = 8 * 1024 * 1024
 _NOBODY: Final = 65534
+_PLACE: Final = re.compile(r"\b[RE]IP=([0-9a-f]+).*?\bHLT=([01])")
 _NAME: Final = re.compile(machine_name("(?P<vm_id>[0-9a-f]{32})").encode())
 
 
@@ -71,6 +72,16 @@ class QemuMachine:
         """Let the guest run; QEMU tries the failed writes again first."""
         await self._ask("cont")
 
+    async def processors(self) -> str:
+        """Where each CPU of the guest is. A CPU that spins is caught at a random place of its loop."""
+        control = await self.connect_control()
+        try:
+            registers = str(await control.execute("human-monitor-command", {"command-line": "info registers -a"}))
+        finally:
+            await control.close()
+        found = _PLACE.findall(registers)
+        return ", ".join(f"{number} {'halted' if halted == '1' else 'runs'} at {place}" for number, (place, halted) in enumerate(found))
+
     async def _ask(self, command: str) -> dict[str, Any]:
         control = await self.connect_control()
         try:
@@ -95,13 +106,16 @@ class QemuVmm:
 
     name = "qemu"
 
-    def __init__(self, cache: Path, *, launcher: Launcher | None = None, cpu_model: str | None = None, kvm_device: Path = KVM_DEVICE) -> None:
+    def __init__(
+        self, cache: Path, *, launcher: Launcher | None = None, cpu_model: str | None = None, parallel: bool | None = None, kvm_device: Path = KVM_DEVICE
+    ) -> None:
         """``cache`` keeps what was probed. ``launcher`` starts the processes, by default without bounds of their own.
 
-        ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG.
+        ``cpu_model`` replaces the CPU that would be chosen, e.g. ``max`` for nested virtualisation under TCG; ``parallel`` whether emulated CPUs run at once.
         """
         self._launcher = launcher or DirectLauncher(kvm_device=kvm_device)
         self._cpu_model = cpu_model
+        self._parallel = parallel
         self._kvm_device = kvm_device
         self._prober = Prober(cache, device=kvm_device)
 
@@ -130,7 +144,8 @@ class QemuVmm:
         if not probe.usable:
             raise VmmError(probe.note, hint=probe.hint)
         model = self._cpu_model or ("host" if probe.accelerator == "kvm" else FASTEST_TCG_CPU)
-        processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz())
+        parallel = translates_in_parallel(probe.version) if self._parallel is None else self._parallel
+        processor = Processor(accelerator=probe.accelerator, model=model, tsc_khz=facts.tsc_khz(), parallel=parallel)
         return QemuMachine(await self._start(binary, config, processor), config.vm_dir, self._launcher)
 
     async def _start(self, binary: Path, config: MachineConfig, processor: Processor) -> ProcessIdentity:
@@ -209,7 +224,6 @@ def _unprivileged() -> int:
 
 
 def _open_files(config: MachineConfig, files: VMLayout, opened: contextlib.ExitStack) -> Descriptors:
-    card = config.card
     return Descriptors(
         kernel=_open(opened, config.kernel, os.O_RDONLY),
         initramfs=_open(opened, config.initramfs, os.O_RDONLY),
@@ -217,8 +231,22 @@ def _open_files(config: MachineConfig, files: VMLayout, opened: contextlib.ExitS
         console=_open(opened, files.console_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
         agent=opened.enter_context(sockets.listen(files.agent_socket, backlog=8)).fileno(),
         control=opened.enter_context(sockets.listen(files.control_socket, backlog=8)).fileno(),
-        network=opened.enter_context(sockets.connect(card.socket)).fileno() if card and card.socket else None,
+        network=_open_network(opened, config.card),
     )
+
+
+def _open_network(opened: contextlib.ExitStack, card: NetworkCard | None) -> int | None:
+    """The other end of the card: a tap, or the network helper; None when there is none, or QEMU is that itself."""
+    if card is None or not (card.tap or card.socket):
+        return None
+    if card.socket:
+        return opened.enter_context(sockets.connect(card.socket)).fileno()
+    try:
+        fd = open_tap(card.tap)
+    except (NotFound, CommandFailed) as error:
+        raise VmmError(f"the machine's network card cannot be connected: {error.message}", hint=error.hint) from error
+    opened.callback(os.close, fd)
+    return fd
 
 
 def _open(opened: contextlib.ExitStack, path: Path, flags: int) -> int:

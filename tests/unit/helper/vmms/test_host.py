@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,9 @@ from banger.helper.protocol import Launch
 from banger.helper.vmms.host import HostVmms, send_to_member
 from banger.helper.vmms.programs import trusted_program
 from banger.host import process
-from banger.host.cgroups.hierarchies import find_hierarchies
+from banger.host.cgroups.hierarchies import find_hierarchies, read_members
 from banger.host.cgroups.raw import RawGroups
-from banger.host.run import find_tool
+from banger.host.run import find_tool, spawn
 from banger.model.errors import BadRequest, MissingTool, VmmError
 from banger.model.limits import FIRST_VMM_UID
 from banger.model.machine import Limits
@@ -136,6 +137,24 @@ async def test_the_daemon_itself_stays_where_it_was(vmms: HostVmms, fds: list[in
     assert {task.read_text() for task in Path("/proc/self/task").glob("*/cgroup")} == {before}
 
 
+async def test_whoever_starts_one_is_never_taken_for_it(vmms: HostVmms, groups: RawGroups, fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of ours is in the group while the process is started, and the kernel shows that as our pid."""
+    seen: list[frozenset[int]] = []
+
+    def look(argv: list[str], **keywords: Any) -> ProcessIdentity:
+        vmm = spawn(argv, **keywords)
+        seen.append(groups.members(VM_ID))
+        return vmm
+
+    monkeypatch.setattr("banger.helper.vmms.host.spawn", look)
+    vmm = await vmms.launch_vmm(launch(), fds)
+    assert vmm.pid in seen[0]
+    assert os.getpid() not in seen[0]
+    listed = {pid for one in groups._hierarchies for pid in read_members(groups._home(one) / VM_ID)}
+    assert vmm.pid in listed
+    assert os.getpid() not in listed
+
+
 async def test_what_cannot_be_started_leaves_nothing(groups: RawGroups, fds: list[int], tmp_path: Path) -> None:
     vmms = HostVmms(groups, for_another=True, find=lambda _: tmp_path / "absent")
     vmm = await vmms.launch_vmm(launch(), fds)  # which setpriv finds out
@@ -160,8 +179,6 @@ async def test_a_launch_that_is_cancelled_leaves_neither_process_nor_group(group
     loop, begun, made = asyncio.get_running_loop(), asyncio.Event(), []
 
     def slow(wrapper: tuple[str, ...], fds: tuple[int, ...]) -> ProcessIdentity:
-        from banger.host.run import spawn
-
         made.append(spawn([*wrapper, "sleep", "1000"], output=log, pass_fds=fds))
         loop.call_soon_threadsafe(begun.set)
         return made[0]
@@ -274,8 +291,8 @@ async def test_limits_change_while_it_runs(vmms: HostVmms, groups: RawGroups, fd
             await asyncio.sleep(0.05)
     assert usage.cpu_throttled_periods
     await vmms.limit_vmm(VM_ID, replace(LIMITS, cpu_quota=0.0))
-    files = [one.mount / "banger" for one in find_hierarchies() if "cpu" in one.controllers]
-    quota = next(path for folder in files for path in folder.rglob(f"{VM_ID}/cpu.*") if path.name in ("cpu.cfs_quota_us", "cpu.max"))
+    folder = next(groups._home(one) / VM_ID for one in find_hierarchies() if "cpu" in one.controllers)
+    quota = next(folder / name for name in ("cpu.cfs_quota_us", "cpu.max") if (folder / name).exists())
     assert quota.read_text().split()[0] in ("-1", "max")
     await end(groups, VM_ID)
     await vmms.release_vmm(VM_ID)
