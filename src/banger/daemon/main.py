@@ -181,7 +181,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bangerd", description="The daemon of banger. The banger command starts it when it is needed.")
     parser.add_argument("--version", action="version", version=f"bangerd {__version__}")
     parser.add_argument("--system", action="store_true", help="serve the machines of this host's owner (banger system install); started by systemd")
-    parser.add_argument("--check-migrations", action="store_true", help="only look at the database: status 0 it fits, 1 it needs migrations, 2 it cannot be used")
+    parser.add_argument(
+        "--check-migrations", action="store_true", help="only look at the database: status 0 it fits, 1 it needs migrations, 2 it cannot be used"
+    )
     parser.add_argument("--restore-older", action="store_true", help="put back the copy of a database that a newer version has migrated, and end")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="default: $BANGER_LOG_LEVEL, else log_level in config.toml, else info")
     options = parser.parse_args(argv)

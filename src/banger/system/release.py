@@ -1,8 +1,8 @@
 """What a place with releases says of itself: ``manifest.json``, which is signed, and ``SHA256SUMS`` of each version, which is signed too.
 
-    manifest.json  manifest.json.sig           what versions there are, and of which files each consists
-    1.2.0/SHA256SUMS  1.2.0/SHA256SUMS.sig     the same hashes, as sha256sum(1) checks them
-    1.2.0/banger-1.2.0-py3-none-linux_x86_64.whl, and the wheels of exactly what it needs
+manifest.json  manifest.json.sig           what versions there are, and of which files each consists
+1.2.0/SHA256SUMS  1.2.0/SHA256SUMS.sig     the same hashes, as sha256sum(1) checks them
+1.2.0/banger-1.2.0-py3-none-linux_x86_64.whl, and the wheels of exactly what it needs
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def verify(document: bytes, untrusted_signature: bytes, keys: bytes, name: str) 
         signers.write_bytes(keys)
         signature.write_bytes(untrusted_signature)
         try:
-            run_sync(
-                ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", PRINCIPAL, "-n", NAMESPACE, "-s", signature], deadline=_VERIFY_SECONDS, stdin=document
-            )
+            run_sync(["ssh-keygen", "-Y", "verify", "-f", signers, "-I", PRINCIPAL, "-n", NAMESPACE, "-s", signature], deadline=_VERIFY_SECONDS, stdin=document)
         except CommandFailed as error:
             raise Unauthorized(
                 f"{name} is not signed with a key that releases are signed with; nothing was installed",

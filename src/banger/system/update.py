@@ -245,7 +245,9 @@ def _go_back(old: Staged, offer: Offer, error: BangerError | OSError, report: Re
             report("undo", old.restore_database(), warning=True)
         old.install()
     except (BangerError, OSError) as failure:
-        by_hand = f"{old.interpreter} -IS -c 'import sys; sys.path.insert(0, \"{old.place}\"); from banger.cli.main import main; sys.exit(main())' system install"
+        by_hand = (
+            f"{old.interpreter} -IS -c 'import sys; sys.path.insert(0, \"{old.place}\"); from banger.cli.main import main; sys.exit(main())' system install"
+        )
         raise BangerError(
             f"banger {offer.version} failed ({reason}), and {offer.current} could not be brought back: {failure}", hint=f"once that is mended: sudo {by_hand}"
         ) from error

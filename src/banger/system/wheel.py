@@ -74,7 +74,7 @@ def _glibc_minor() -> int:
 
 
 def unpack_wheel(path: Path, target: Path) -> None:
-    """Unpack an untrusted wheel into the directory ``target``, which other wheels may be in already. Raises BangerError; ``target`` is to be thrown away then."""
+    """Unpack an untrusted wheel into the directory ``target``, where other wheels may be already. Raises BangerError; throw ``target`` away then."""
     try:
         with zipfile.ZipFile(path) as archive, explain_no_space("unpacking a release", target):
             members = _members(archive)
