@@ -26,9 +26,9 @@ MAX_RELEASE_BYTES: Final = 256 * 1024 * 1024
 _VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:(a|b|rc)(\d{1,6}))?(?:\.dev(\d{1,6}))?")
 _STAGES: Final = {"a": 0, "b": 1, "rc": 2, None: 3}
 
-Version = Annotated[str, msgspec.Meta(pattern=rf"^{_VERSION.pattern}$", max_length=64)]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl$", max_length=200)]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[str, msgspec.Meta(pattern=rf"^{_VERSION.pattern}\Z", max_length=64)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl\Z", max_length=200)]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class ReleaseFile(msgspec.Struct, frozen=True):
