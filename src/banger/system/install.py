@@ -224,21 +224,20 @@ def _check_same_owner(places: Places, owner: Owner, before: Installation | None)
 
 
 def _installation(wish: Wish, owner: Owner, before: Installation | None, *, now: float) -> Installation:
-    """As wished; the time stays that of the first installation of what is otherwise the same."""
+    """As wished; the time stays that of the first installation."""
     plan = network_plan(
         wish.bridge or (before.network.bridge if before else DEFAULT_BRIDGE), wish.subnet or (str(before.network.subnet) if before else DEFAULT_SUBNET)
     )
-    made = Installation(
+    return Installation(
         owner=owner.name,
         uid=owner.uid,
         gid=owner.gid,
         home=owner.home,
         network=plan,
         version=__version__,
-        installed_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+        installed_at=before.installed_at if before else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         reachable=(before.reachable if before else ()) if wish.reachable is None else wish.reachable,
     )
-    return before if before is not None and replace(made, installed_at=before.installed_at) == before else made
 
 
 def _wanted(

@@ -34,9 +34,10 @@ class Staged:
 
     def check(self, version: str) -> bool:
         """See that it runs, is ``version`` and can use the owner's database; whether it will migrate that. Raises BangerError, BadVersion."""
-        told = self._as_owner("banger.daemon.main", "bangerd", "--version").stdout.decode(errors="replace").split()
-        if told[-1:] != [version]:
-            raise BadVersion(f"the release {version} says to be {' '.join(told)[:100]!r}", hint="tell whoever makes the releases")
+        for module, name in (("banger.cli.main", "banger"), ("banger.daemon.main", "bangerd"), ("banger.helper.main", "banger-helper")):
+            told = self._as_owner(module, name, "--version").stdout.decode(errors="replace").strip()
+            if told.split()[-1:] != [version]:
+                raise BadVersion(f"{name} of the release {version} says to be {told[:100]!r}", hint="tell whoever makes the releases")
         done = self.check_migrations()
         if done.status == _INCOMPATIBLE:
             raise BadVersion(f"{version} cannot use the database: {done.stdout.decode(errors='replace').strip()}", hint="--to VERSION names another release")

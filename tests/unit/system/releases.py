@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import banger
+from banger.system import program
 from banger.system.program import running_program
 from banger.system.signature import NAMESPACE, PRINCIPAL
 from banger.system.units import units_digest
@@ -35,20 +36,24 @@ def make_wheel(path: Path, contents: Contents, *, executable: str = "-") -> Path
 
 
 def wheels(directory: Path, version: str, replaced: Contents | None = None) -> list[Path]:
-    """The running program as two wheels: banger as ``version``, and all that it needs in one."""
-    files = {str(name): path for name, path in running_program().files.items()}
-    own = {name: path.read_bytes() for name, path in files.items() if name.startswith("banger/")}
-    others = {name: path.read_bytes() for name, path in files.items() if not name.startswith(("banger/", "banger-"))}
+    """The running program as wheels: banger as ``version``, and all that it needs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    own = {str(name): path.read_bytes() for name, path in running_program().files.items() if name.parts[0] == "banger"}
     described = metadata.distribution("banger").read_text("METADATA") or ""
     own["banger/__init__.py"] = f'"""banger."""\n\n__version__ = "{version}"\n'.encode()
     own[f"banger-{version}.dist-info/METADATA"] = described.replace(f"\nVersion: {banger.__version__}\n", f"\nVersion: {version}\n").encode()
-    own |= replaced or {}
     assert "banger/guest/program/banger-guest" in own
-    directory.mkdir(parents=True, exist_ok=True)
-    bundle = directory / "bundle-1-py3-none-any.whl"
-    if not bundle.exists():
-        make_wheel(bundle, others)
-    return [make_wheel(directory / f"banger-{version}-py3-none-linux_x86_64.whl", own, executable="banger-guest"), bundle]
+    made = make_wheel(directory / f"banger-{version}-py3-none-linux_x86_64.whl", own | dict(replaced or {}), executable="banger-guest")
+    return [made, *(_wheel_of(one, directory) for one in program._closure("banger") if one.metadata["Name"] != "banger")]
+
+
+def _wheel_of(distribution: metadata.Distribution, directory: Path) -> Path:
+    files = {str(name): path for name, path in program._files_of(distribution).items()}
+    (record,) = (name for name in files if name.endswith(".dist-info/RECORD"))
+    path = directory / f"{record.removesuffix('.dist-info/RECORD')}-py3-none-any.whl"
+    if path.exists():
+        return path
+    return make_wheel(path, {name: one.read_bytes() for name, one in files.items() if name != record})
 
 
 def make_key(path: Path) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def update(host: PrivateHost, *words: str | Path, uid: int = 0) -> Done:
 
 def state(host: PrivateHost) -> dict[str, object]:
     """All that an update may change, and whether the daemon answers. Nothing half-made may be there."""
-    found = {name: what for name, what in host.snapshot().items() if not name.startswith(("/var/lib/", "/var/cache/", "/run/"))}
+    found = {name: what for name, what in host.snapshot().items() if not name.startswith(("/var/lib/", "/var/cache/", "/run/", f"{LIBRARY}/update.lock"))}
     assert not [name for name in found if ".staging" in name]
     return {**found, "daemon": daemon_version(host)}
 
@@ -130,12 +131,10 @@ def other_schema(out: Path, key: Path) -> None:
 
 def replace_wheel(out: Path, key: Path, name: str, contents: dict[str, bytes]) -> None:
     """Signed all the same: the one who signs was fooled."""
-    import hashlib
-
     text = (out / "manifest.json").read_text()
     manifest = json.loads(text)
     files = manifest["versions"]["1.0"]["files"]
-    old = next(one for one in files if one["name"].startswith("bundle"))
+    old = next(one for one in files if one["name"].startswith("click-"))
     (out / "1.0" / old["name"]).unlink()
     made = make_wheel(out / "1.0" / name, contents).read_bytes()
     sums = (out / "1.0/SHA256SUMS").read_text().replace(old["sha256"], hashlib.sha256(made).hexdigest()).replace(old["name"], name)
@@ -148,15 +147,15 @@ def replace_wheel(out: Path, key: Path, name: str, contents: dict[str, bytes]) -
 
 
 def traversal(out: Path, key: Path) -> None:
-    replace_wheel(out, key, "bundle-1-py3-none-any.whl", {"../../../../../../../../run/evil": b"evil"})
+    replace_wheel(out, key, "click-99-py3-none-any.whl", {"../../../../../../../../run/evil": b"evil"})
 
 
 def wrong_tag(out: Path, key: Path) -> None:
-    replace_wheel(out, key, "bundle-1-cp399-cp399-any.whl", {"x.py": b""})
+    replace_wheel(out, key, "click-99-cp399-cp399-any.whl", {"x.py": b""})
 
 
 def incomplete(out: Path, key: Path) -> None:
-    replace_wheel(out, key, "bundle-1-py3-none-any.whl", {"x.py": b""})
+    replace_wheel(out, key, "click-99-py3-none-any.whl", {"x.py": b""})
 
 
 @pytest.mark.parametrize(
@@ -206,7 +205,6 @@ def test_what_is_refused_at_once(host: PrivateHost, good: Path, key: Path, tmp_p
     fcntl.flock(held, fcntl.LOCK_EX)
     assert "another update is under way" in update(host, "--from", good).err
     held.close()
-    host.path(f"{LIBRARY}/update.lock").unlink()
     assert host.run("mount", "-o", "remount,ro", "/usr/local").status == 0
     assert "read-only file system" in update(host, "--from", good).err
     assert host.run("mount", "-o", "remount,rw", "/usr/local").status == 0
@@ -219,33 +217,34 @@ def test_looking_changes_nothing_and_anybody_may(host: PrivateHost, good: Path) 
     assert (found["current"], found["latest"], found["newer"], found["units_changed"], found["updated"]) == (__version__, "1.0", True, False, False)
     host.path("/etc/banger/config.toml").write_text('release_url = "/run/homes/releases"\n')
     planned = update(host, "--dry-run")
-    assert planned.out.splitlines()[0].startswith("download 2 files")
+    assert planned.out.splitlines()[0].startswith("download ")
     assert f"switch {LIBRARY}/current from {__version__} to 1.0" in planned.out
     host.path("/etc/banger/config.toml").unlink()
     shutil.rmtree(host.path("/run/homes/releases"))
 
 
+@contextmanager
+def background(host: PrivateHost, *words: str | Path, uid: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs there meanwhile, and has said its first line."""
+    enter = ["nsenter", f"--target={host.init}", "--mount", "--net", "--pid", "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/run/homes/ada"}
+    with subprocess.Popen([*enter, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_operations_under_way_hold_it_up(host: PrivateHost, good: Path) -> None:
     """A registry that never answers keeps an operation going."""
     silent = "import socket, time; s = socket.create_server(('127.0.0.1', 5000)); print('listening', flush=True); time.sleep(300)"
-    enter = ["nsenter", f"--target={host.init}", "--mount", "--net", "--pid"]
-    with subprocess.Popen([*enter, "/usr/bin/python3", "-c", silent], stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"listening\n"
-        pull = [*enter, "setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", "/usr/local/bin/banger", "image", "pull", "localhost:5000/x:y"]
-        with subprocess.Popen(pull, env={"PATH": "/usr/bin:/bin", "HOME": "/run/homes/ada"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as pulling:
-            shown = ""
-            while '"running"' not in shown:
-                time.sleep(0.1)
-                assert pulling.poll() is None
-                shown = host.run("/usr/bin/curl", "--silent", "--unix-socket", "/run/banger/bangerd.sock", "http://x/v1/operations", uid=OWNER[1]).out.replace(
-                    " ", ""
-                )
+    with background(host, "/usr/bin/python3", "-c", silent):
+        with background(host, *INSTALLED, "image", "pull", "localhost:5000/x:y", uid=OWNER[1]):
             done = update(host, "--from", good)
-            pulling.send_signal(signal.SIGKILL)
-        server.kill()
     assert (done.status, "under way: image.pull" in done.err) == (1, True), done.err
-    host.banger("system", "restart")
+    assert host.banger("system", "restart").status == 0
 
 
 # -- failing, and back -----------------------------------------------------------------------------------------------------------------------------------
@@ -262,13 +261,13 @@ def test_a_version_that_migrates_and_fails(host: PrivateHost, key: Path, tmp_pat
     """Its daemon serves, so the database is migrated, but doctor finds something that it did not before."""
     migrations = (SOURCE / "store/migrations.py").read_text().rstrip()
     assert migrations.endswith(")")
-    more = migrations[:-1] + '    Migration("future", ("CREATE TABLE future (x) STRICT",)),\n)\n'
+    more = migrations[:-1] + '    Migration("future", ("CREATE TABLE future (x INTEGER) STRICT",)),\n)\n'
     doctor = 'import json, sys\nimport click\n\n@click.command()\n@click.option("--json", "j", is_flag=True)\ndef doctor(j):\n'
     doctor += '    print(json.dumps([{"name": "broken", "status": "fail", "detail": "on purpose"}]))\n'
     out = release(tmp_path / "releases", key, "2.0", {"banger/store/migrations.py": more.encode(), "banger/cli/doctor.py": doctor.encode()})
     done = update(host, "--from", out)
     assert done.status == 1
-    assert f"banger 2.0 failed, and {__version__} runs again: broken: on purpose" in done.err
+    assert f"banger 2.0 failed, and {__version__} runs again: broken: on purpose" in done.err, done.err
     assert "which migrates the database" in done.err
     assert "is again what it was before" in done.err
     assert sorted(path.name for path in host.path("/var/lib/banger").glob("banger.db.newer-*"))
@@ -284,44 +283,64 @@ def test_a_version_that_cannot_use_the_database(host: PrivateHost, key: Path, tm
     assert host.calls() == []
 
 
-def test_killed_anywhere_and_run_again(shared_host: PrivateHost, key: Path, tmp_path: Path) -> None:
-    """At each of these moments the whole update is killed: what is current is complete, its daemon can be had, and the next update gets to the end."""
-    host = shared_host
-    install = (SOURCE / "system/install.py").read_text()
-    services = (SOURCE / "system/services.py").read_text()
-    hook = (
-        "\n\ndef moment(name):\n    import os, signal\n    from pathlib import Path\n    wanted = Path('/run/standin/kill-at')\n"
-        "    if wanted.exists() and wanted.read_text() == name:\n        wanted.unlink()\n"
-        "        os.kill(os.getppid(), signal.SIGKILL)\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+_MOMENT = '''
+
+def moment(name):
+    """Kills the update and what it has started when the time has come."""
+    import os, signal
+    from pathlib import Path
+    wanted = Path("/run/standin/kill-at")
+    if wanted.exists() and wanted.read_text() == name:
+        wanted.unlink()
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def patched(module: str, *changes: tuple[str, str]) -> bytes:
+    """A module's text with something put behind lines of it."""
+    text = (SOURCE / module).read_text()
+    for line, more in changes:
+        assert line in text
+        text = text.replace(line, line + more)
+    return text.encode()
+
+
+def deadly(number: int) -> dict[str, bytes]:
+    """A version that can be killed at any moment of its installation, with units of its own."""
+    services = patched(
+        "system/services.py",
+        ("def wait_ready(uid: int) -> DaemonStatus:\n", "    moment('ready')\n"),
+        ("def reload_units() -> None:\n", "    moment('reload')\n"),
     )
-    made = "def _make(change: Change) -> Undo:\n"
-    assert made in install
-    assert "def restart() -> None:\n" in services
-    patched = {
-        "banger/system/install.py": install.replace(made, made + "    services.moment(type(change).__name__ + change.path.suffix)\n").encode(),
-        "banger/system/services.py": (services.replace("def wait_ready(uid: int) -> DaemonStatus:\n", "def wait_ready(uid: int) -> DaemonStatus:\n    moment('ready')\n")
-            .replace("def reload_units() -> None:\n", "def reload_units() -> None:\n    moment('reload')\n") + hook).encode(),
-    }  # fmt: skip
-    units = (SOURCE / "system/units.py").read_text()
-    patched["banger/system/units.py"] = units.replace("Documentation=man:banger(1)", "Documentation=man:banger(1) man:other(1)").encode()
-    for number, moment in enumerate(("ProgramFiles", "Link", "File.toml", "File.service", "reload", "ready")):
-        version = f"0.{number + 2}"
-        out = release(tmp_path / f"{number}/releases", key, version, {**patched, "banger/note": str(number).encode()}, units=f"{number:064}")
-        host.path("/run/standin/kill-at").write_text(moment)
-        before = current(host)
-        killed = update(host, "--from", out)
-        assert killed.status in (-9, 137), killed.err
-        was_killed = not host.path("/run/standin/kill-at").exists()
-        host.path("/run/standin/kill-at").unlink(missing_ok=True)
-        assert was_killed or moment == "File.service", moment
-        assert current(host) == (before if moment in ("ProgramFiles", "Link") else version)
-        for program in ("banger", "bangerd"):
-            assert host.run(f"/usr/local/bin/{program}", "--version", uid=OWNER[1]).out.split()[-1].rstrip(")") == current(host)
-        again = update(host, "--from", out, "--force")
-        assert again.status == 0, again.err
-        assert (current(host), daemon_version(host)) == (version, version)
-        assert sorted(path.name for path in host.path(f"{LIBRARY}/versions").iterdir())[-1] == version
-        assert not host.path(f"{LIBRARY}/update.staging").exists()
+    return {
+        "banger/system/install.py": patched(
+            "system/install.py",
+            ("def _make(change: Change) -> Undo:\n", "    services.moment(type(change).__name__ + (change.path.suffix if isinstance(change, File) else ''))\n"),
+        ),
+        "banger/system/services.py": services + _MOMENT.encode(),
+        "banger/system/units.py": patched("system/units.py", ("Documentation=man:banger(1)", f" man:other{number}(1)")),
+    }
+
+
+@pytest.mark.parametrize(("number", "moment"), [*enumerate(("ProgramFiles", "Link", "File.toml", "File.service", "reload", "ready"))])
+def test_killed_anywhere_and_run_again(shared_host: PrivateHost, key: Path, tmp_path: Path, number: int, moment: str) -> None:
+    """What is current then is complete, its programs can be used, and the next update gets to the end."""
+    host, version, before = shared_host, f"0.{number + 2}", current(shared_host)
+    out = release(tmp_path / "releases", key, version, deadly(number), units=f"{number:064}")
+    host.path("/run/standin/kill-at").write_text(moment)
+    killed = update(host, "--from", out)
+    assert killed.status in (-9, 137), killed.err
+    assert not host.path("/run/standin/kill-at").exists()
+    assert current(host) == (before if moment in ("ProgramFiles", "Link") else version)
+    for program in ("banger", "bangerd"):
+        assert host.run(f"/usr/local/bin/{program}", "--version", uid=OWNER[1]).out.split()[-1] == current(host)
+    again = update(host, "--from", out)
+    assert again.status == 0, again.err
+    assert (current(host), daemon_version(host)) == (version, version)
+    assert f"man:other{number}(1)" in host.path("/etc/systemd/system/bangerd.service").read_text()
+    assert {version} < {path.name for path in host.path(f"{LIBRARY}/versions").iterdir()}
+    assert not host.path(f"{LIBRARY}/update.staging").exists()
 
 
 def test_over_http_and_once_more(shared_host: PrivateHost, key: Path, tmp_path: Path) -> None:
@@ -331,17 +350,13 @@ def test_over_http_and_once_more(shared_host: PrivateHost, key: Path, tmp_path: 
     units = (SOURCE / "system/units.py").read_text().replace("RestartSec=500ms", "RestartSec=600ms")
     out = release(tmp_path / "releases", key, "1.0", {"banger/system/units.py": units.encode()}, units="12" * 32)
     installed_at = [line for line in host.path("/etc/banger/install.toml").read_text().splitlines() if line.startswith("installed_at")]
-    enter = ["nsenter", f"--target={host.init}", "--mount", "--net", "--pid"]
-    serve = [*enter, "/usr/bin/python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", out, "8000"]
-    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-        assert server.stdout is not None
-        server.stdout.readline()
+    serve = ("/usr/bin/python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", out, "8000")
+    with background(host, *serve):
         looked = update(host, "--check", "--from", "http://127.0.0.1:8000/")
         assert "banger 1.0 can be installed" in looked.out
         assert "with other units" in looked.out
         done = update(host, "--from", "http://127.0.0.1:8000/")
-        assert (done.status, done.out) == (0, f"banger 1.0 is installed (before: {before})\n"), done.err
-        server.kill()
+    assert (done.status, done.out) == (0, f"banger 1.0 is installed (before: {before})\n"), done.err
     assert (current(host), daemon_version(host)) == ("1.0", "1.0")
     assert "RestartSec=600ms" in host.path("/etc/systemd/system/bangerd.service").read_text()
     assert installed_at[0] in host.path("/etc/banger/install.toml").read_text()
