@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
-from ..host.files import remove_tree
+from ..host.files import STAGING_SUFFIX, remove_tree
 from ..host.installation import format_installation, read_installation
 from ..model.errors import AlreadyExists, BadRequest, BangerError, Unauthorized
 from ..model.installation import Installation
@@ -257,7 +257,6 @@ def _wanted(
         check_beyond_reach(path, owner)
     launchers = [file(path, launcher(path, interpreter=python, current=places.current, module=module), 0o755) for path, module in places.programs]
     texts = units(installation, groups=kvm_group())
-    before = places.current.parent / current.present() if current.present() else place
     return [
         ProgramFiles(place, program),
         current,
@@ -266,7 +265,16 @@ def _wanted(
         Directory(places.catalogs),
         *(file(places.unit(name), text.encode()) for name, text in texts.items()),
         *(file(places.at(path), content) for path, content in documents.items()),
-    ], frozenset({place, before})
+    ], frozenset({place, _previous(places, place)})
+
+
+def _previous(places: Places, place: Path) -> Path:
+    """The version that is current before ``place`` is; when ``place`` is already, because a run was killed, the newest of the others. ``place`` for none."""
+    current = places.current.resolve()
+    if current not in (place.resolve(), places.current):
+        return places.versions / current.name
+    others = [one for one in places.versions.iterdir() if one != place and one.suffix != STAGING_SUFFIX] if places.versions.is_dir() else []
+    return max(others, key=lambda one: one.stat().st_mtime_ns, default=place)
 
 
 def _directories(places: Places, wanted: list[Change]) -> list[Directory]:

@@ -232,18 +232,21 @@ def _switch(places: Places, old: Staged, new: Staged, offer: Offer, report: Repo
         if worse := {name: reason for name, reason in current.failing().items() if name not in failing}:
             raise BangerError("; ".join(f"{name}: {reason}" for name, reason in worse.items()), hint="`banger doctor` said so after the update")
     except (BangerError, OSError) as error:
-        _go_back(old, offer, error, report)
+        _go_back(places, old, offer, error, report)
 
 
-def _go_back(old: Staged, offer: Offer, error: BangerError | OSError, report: Report) -> None:
+def _go_back(places: Places, old: Staged, offer: Offer, error: BangerError | OSError, report: Report) -> None:
     """Have the old version run again; always raises, the reason for it."""
     report("undo", f"banger {offer.version} failed; going back to {offer.current}")
     reason, hint = (error.message, error.hint) if isinstance(error, BangerError) else (str(error), "")
+    failed = places.current.resolve()
     try:
         if old.gives_up_database():
             services.stop_daemon()
             report("undo", old.restore_database(), warning=True)
         old.install()
+        if failed != old.place:
+            remove_tree(failed)
     except (BangerError, OSError) as failure:
         by_hand = (
             f"{old.interpreter} -IS -c 'import sys; sys.path.insert(0, \"{old.place}\"); from banger.cli.main import main; sys.exit(main())' system install"

@@ -81,7 +81,7 @@ def unpack_wheel(path: Path, target: Path) -> None:
             record = _record(archive, members)
             for name, info in members.items():
                 _extract(archive, info, target / name, record.get(name))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise BangerError(f"{path.name} is not a usable wheel: {error}", hint="nothing was installed; tell whoever makes the releases") from error
 
 
