@@ -25,6 +25,7 @@ _EPILOG = "Start here: banger vm run --rm -- uname -a"
         "kernel": (".kernel:kernel_group", "Kernels that images boot with."),
         "daemon": (".daemon:daemon", "The daemon behind the commands."),
         "system": (".system:system", "banger as a service of this host, for its administrator."),
+        "update": (".update:update", "Bring the installed service to another release."),
         "config": (".config:config", "Settings of this instance."),
         "ssh-config": (".ssh_config:ssh_config", "What makes `ssh NAME.vm` work."),
         "gc": (".gc:gc", "Remove what no machine needs any more."),

@@ -50,7 +50,7 @@ def install(owner: str | None, bridge: str | None, subnet: str | None, reachable
     plan = plan_install(_places(root), wish, _documents())
     if not dry_run and plan.steps:
         with progress(as_json=as_json) as shown:
-            carry_out(plan, _Teller(shown))
+            carry_out(plan, Teller(shown))
     if as_json:
         print_json({"dry_run": dry_run, "steps": plan.steps, "installation": _plain(plan.installation)})
     elif dry_run:
@@ -102,7 +102,7 @@ def restart(as_json: bool) -> None:
     from ..system.status import restart as restart_services
 
     with progress(as_json=as_json) as shown:
-        found = restart_services(Places(), _Teller(shown))
+        found = restart_services(Places(), Teller(shown))
     print_json(found) if as_json else click.echo(f"restarted: {_daemon_words(found)}")
 
 
@@ -121,8 +121,8 @@ def uninstall(purge: bool, stop: bool, force: bool, dry_run: bool, root: Path | 
     problems: tuple[str, ...] = ()
     if not dry_run and removal.steps:
         with progress(as_json=as_json) as shown:
-            end_machines(removal, _Teller(shown), stop=stop, force=force)
-            problems = carry_out(removal, _Teller(shown))
+            end_machines(removal, Teller(shown), stop=stop, force=force)
+            problems = carry_out(removal, Teller(shown))
     if as_json:
         print_json({"dry_run": dry_run, "steps": removal.steps, "problems": problems})
     elif dry_run or not removal.steps:
@@ -135,7 +135,7 @@ def uninstall(purge: bool, stop: bool, force: bool, dry_run: bool, root: Path | 
         click.echo("uninstalled" + (f" from {root}" if root else "") + (_kept(removal.places) if not purge else ""))
 
 
-class _Teller:
+class Teller:
     """A Report that shows what it is told as progress."""
 
     def __init__(self, shown: Progress) -> None:

@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.system:
             check_owner()
+        if options.check_migrations:
+            return _check_migrations(layout)
         prepare_directories(layout)
         lock = acquire(layout)
     except AlreadyRunning as error:
@@ -61,12 +63,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BangerError, OSError) as error:
         return _fail(error, EXIT_FAILED)
     try:
+        if options.restore_older:
+            return _restore_older(layout)
         return _serve(layout, options.log_level, options.log_level_source)
     except (BangerError, OSError) as error:
         log.critical("the daemon failed", exc_info=error)
         return _fail(error, EXIT_FAILED)
     finally:
         os.close(lock)
+
+
+def _check_migrations(layout: Layout) -> int:
+    """Exit status: 0 the database fits, 1 it needs migrations, 2 it cannot be used."""
+    from ..store.schema import check_migrations
+
+    found, words = check_migrations(layout.database)
+    sys.stdout.write(f"{found.name.lower().replace('_', ' ')}: {words}\n")
+    return found.value
+
+
+def _restore_older(layout: Layout) -> int:
+    from ..store.schema import restore_older
+
+    sys.stdout.write(f"{restore_older(layout.database) or 'nothing to restore'}\n")
+    return 0
 
 
 def check_owner() -> None:
@@ -161,6 +181,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bangerd", description="The daemon of banger. The banger command starts it when it is needed.")
     parser.add_argument("--version", action="version", version=f"bangerd {__version__}")
     parser.add_argument("--system", action="store_true", help="serve the machines of this host's owner (banger system install); started by systemd")
+    parser.add_argument(
+        "--check-migrations", action="store_true", help="only look at the database: status 0 it fits, 1 it needs migrations, 2 it cannot be used"
+    )
+    parser.add_argument("--restore-older", action="store_true", help="put back the copy of a database that a newer version has migrated, and end")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="default: $BANGER_LOG_LEVEL, else log_level in config.toml, else info")
     options = parser.parse_args(argv)
     from_environment = os.environ.get("BANGER_LOG_LEVEL", "").lower()

@@ -120,6 +120,12 @@ def _log_level(untrusted: str) -> str:
     return untrusted.lower()
 
 
+def _release_url(untrusted: str) -> str:
+    if not re.fullmatch(r"(https?:/)?/[\x21-\x7e]{1,2000}", untrusted):
+        raise BadRequest(f"{untrusted!r} is neither a URL nor an absolute path", hint="for example https://example.org/banger, or /srv/banger/release")
+    return untrusted
+
+
 def _size(what: str, untrusted: str) -> int:
     return _within(partial(check_disk, what=what), parse_size(untrusted), 'for example "8G"')
 
@@ -159,6 +165,7 @@ def _networks(untrusted: object) -> tuple[str, ...]:
 
 _READERS: Final[dict[str, Callable[[object], Setting]]] = {
     "log_level": partial(_text, _log_level, "info"),
+    "release_url": partial(_text, _release_url, "https://example.org/banger"),
     "default_image_name": partial(_text, check_artifact_name, "debian-bookworm"),
     "auto_stop_stale_after": partial(_text, parse_duration, "2h"),
     "file_sync": read_file_sync,

@@ -30,7 +30,7 @@ def read_installation(path: Path = INSTALL_FILE, *, trusted_uid: int = 0) -> Ins
     Raises Unauthorized when somebody else than ``trusted_uid`` could have written the file, BadRequest when it cannot be understood.
     """
     try:
-        untrusted = _read_guarded(path, trusted_uid)
+        untrusted = read_guarded(path, trusted_uid)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -72,7 +72,7 @@ def _quote(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
-def _read_guarded(path: Path, trusted_uid: int) -> bytes:
+def read_guarded(path: Path, trusted_uid: int) -> bytes:
     """Content of a regular file that nobody but ``trusted_uid`` can have written or put there."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -58,6 +58,8 @@ class Config:
     """Settings of an instance. Durations are seconds, sizes bytes."""
 
     log_level: str = "info"
+    release_url: str = ""
+    """Where ``banger update`` finds releases: an https URL or a directory; "" = nowhere."""
     default_image_name: str = DEFAULT_IMAGE
     auto_stop_stale_after: float = 0.0
     """A machine that nobody has used for so long is stopped; 0 = never. A machine's own ``--idle`` wins."""
@@ -115,6 +117,7 @@ def settings(config: Config, defaults: SizeDefaults) -> tuple[Setting, ...]:
 
     return (
         own("log_level", config.log_level),
+        own("release_url", config.release_url or "none"),
         own("default_image_name", config.default_image_name),
         own("auto_stop_stale_after", format_duration(config.auto_stop_stale_after)),
         own("file_sync", ", ".join(f"{one.host} -> {one.guest}" for one in config.file_sync) or "none"),

@@ -159,27 +159,28 @@ class Database:
         applied: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
         for number, migration in enumerate(MIGRATIONS[applied:], start=applied + 1):
             if keep_copies:
-                self._keep_copy(self.path.with_name(f"{self.path.name}.before-{number}"))
+                copy_database(self._connection, self.path.with_name(f"{self.path.name}.before-{number}"))
             with self.transaction():
                 for statement in migration.statements:
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {number}")
             log.info("schema migrated", extra={"migration": migration.name, "schema": number})
 
-    def _keep_copy(self, target: Path) -> None:
-        """A whole copy of the database in ``target``, whatever is in the write-ahead log. Raises StoreError; the database is untouched then."""
-        staged = target.with_name(target.name + STAGING_SUFFIX)
+
+def copy_database(connection: sqlite3.Connection, target: Path) -> None:
+    """A whole copy of the open database in ``target``, whatever is in the write-ahead log. Raises StoreError; the database is untouched then."""
+    staged = target.with_name(target.name + STAGING_SUFFIX)
+    staged.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(staged)) as copy:
+            connection.backup(copy)
+        staged.chmod(0o600)
+        sync_file(staged)
+        os.replace(staged, target)
+        sync_directory(target.parent)
+    except (sqlite3.Error, OSError) as error:
         staged.unlink(missing_ok=True)
-        try:
-            with contextlib.closing(sqlite3.connect(staged)) as copy:
-                self._connection.backup(copy)
-            staged.chmod(0o600)
-            sync_file(staged)
-            os.replace(staged, target)
-            sync_directory(target.parent)
-        except (sqlite3.Error, OSError) as error:
-            staged.unlink(missing_ok=True)
-            raise StoreError(f"cannot keep a copy of {self.path} before its schema changes: {error}", hint="is the disk full?") from error
+        raise StoreError(f"cannot keep a copy of the database in {target} before it changes: {error}", hint="is the disk full?") from error
 
 
 def _inspect(path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
-from ..host.files import remove_tree
+from ..host.files import STAGING_SUFFIX, remove_tree
 from ..host.installation import format_installation, read_installation
 from ..model.errors import AlreadyExists, BadRequest, BangerError, Unauthorized
 from ..model.installation import Installation
@@ -50,7 +50,7 @@ class Plan:
     inventory: Inventory
     """As it shall be, written down before anything is put anywhere."""
     settled: bool
-    """The services run and are enabled."""
+    """The services run, are enabled, and are of this version."""
     fresh: bool
     """Nothing is installed yet."""
     keep: frozenset[Path]
@@ -99,8 +99,12 @@ def plan_install(places: Places, wish: Wish, documents: Mapping[Path, bytes], *,
     gone = [Gone(places.at(name)) for name in sorted(old.files - _outside(places, wanted, File)) if not Gone(places.at(name)).is_made()]
     for change in (*changes, *gone):
         check_writable(change.path)
-    settled = places.staged or (before is not None and not changes and services.are_enabled() and services.are_active())
+    settled = places.staged or (before is not None and not (changes or gone) and _all_run(installation))
     return Plan(places, installation, (*changes, *gone), inventory, settled, before is None, keep)
+
+
+def _all_run(installation: Installation) -> bool:
+    return services.are_enabled() and services.are_active() and services.serves(installation.uid, __version__)
 
 
 def carry_out(plan: Plan, report: Report) -> None:
@@ -220,21 +224,20 @@ def _check_same_owner(places: Places, owner: Owner, before: Installation | None)
 
 
 def _installation(wish: Wish, owner: Owner, before: Installation | None, *, now: float) -> Installation:
-    """As wished; the time stays that of the first installation of what is otherwise the same."""
+    """As wished; the time stays that of the first installation."""
     plan = network_plan(
         wish.bridge or (before.network.bridge if before else DEFAULT_BRIDGE), wish.subnet or (str(before.network.subnet) if before else DEFAULT_SUBNET)
     )
-    made = Installation(
+    return Installation(
         owner=owner.name,
         uid=owner.uid,
         gid=owner.gid,
         home=owner.home,
         network=plan,
         version=__version__,
-        installed_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+        installed_at=before.installed_at if before else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         reachable=(before.reachable if before else ()) if wish.reachable is None else wish.reachable,
     )
-    return before if before is not None and replace(made, installed_at=before.installed_at) == before else made
 
 
 def _wanted(
@@ -254,7 +257,6 @@ def _wanted(
         check_beyond_reach(path, owner)
     launchers = [file(path, launcher(path, interpreter=python, current=places.current, module=module), 0o755) for path, module in places.programs]
     texts = units(installation, groups=kvm_group())
-    before = places.current.parent / current.present() if current.present() else place
     return [
         ProgramFiles(place, program),
         current,
@@ -263,7 +265,16 @@ def _wanted(
         Directory(places.catalogs),
         *(file(places.unit(name), text.encode()) for name, text in texts.items()),
         *(file(places.at(path), content) for path, content in documents.items()),
-    ], frozenset({place, before})
+    ], frozenset({place, _previous(places, place)})
+
+
+def _previous(places: Places, place: Path) -> Path:
+    """The version that is current before ``place`` is; when ``place`` is already, because a run was killed, the newest of the others. ``place`` for none."""
+    current = places.current.resolve()
+    if current not in (place.resolve(), places.current):
+        return places.versions / current.name
+    others = [one for one in places.versions.iterdir() if one != place and one.suffix != STAGING_SUFFIX] if places.versions.is_dir() else []
+    return max(others, key=lambda one: one.stat().st_mtime_ns, default=place)
 
 
 def _directories(places: Places, wanted: list[Change]) -> list[Directory]:

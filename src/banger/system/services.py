@@ -138,6 +138,19 @@ def end_slices() -> None:
         _systemctl("stop", "banger.slice", allowed=(0, 5))
 
 
+def stop_daemon() -> None:
+    """End the daemon until it is started again; machines keep running."""
+    _systemctl("stop", DAEMON_UNIT, deadline=_START_SECONDS, allowed=(0, 5))  # 5: not loaded
+
+
+def serves(uid: int, version: str) -> bool:
+    """Whether the daemon answers and is of that version: an installation that was killed before it restarted the services leaves an older one running."""
+    try:
+        return ask_daemon(uid).version == version
+    except BangerError:
+        return False
+
+
 def system_endpoint(uid: int) -> Endpoint:
     """The installed daemon as root sees it; ``uid`` is the owner's."""
     system = Layout.system()

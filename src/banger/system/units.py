@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from string import Template
 from typing import Final
 
@@ -153,6 +154,11 @@ def units(installation: Installation, *, groups: str) -> dict[str, str]:
     }
     texts = {DAEMON_UNIT: _DAEMON, HELPER_SOCKET_UNIT: _SOCKET, HELPER_UNIT: _HELPER}
     return {name: text.substitute(words) for name, text in texts.items()}
+
+
+def units_digest() -> str:
+    """Hex SHA-256 of what the units are made from: another one means that an update writes them anew."""
+    return hashlib.sha256("\0".join(text.template for text in (_DAEMON, _SOCKET, _HELPER)).encode()).hexdigest()
 
 
 def _specifier_free(word: str) -> str:

@@ -14,6 +14,7 @@ from banger.model.sizes import GIB, MIB
 
 FULL = """
 log_level = "DEBUG"
+release_url = "https://example.org/banger"
 default_image_name = "debian-trixie"
 auto_stop_stale_after = "2h"  # a comment
 
@@ -69,6 +70,7 @@ def test_every_key(tmp_path: Path) -> None:
     assert set(defaults.provenance.values()) == {"config"}
     shown = {one.key: (one.value, one.source) for one in settings(config, defaults)}
     assert shown == {
+        "release_url": ("https://example.org/banger", "config"),
         "log_level": ("debug", "config"), "default_image_name": ("debian-trixie", "config"), "auto_stop_stale_after": ("2h", "config"),
         "file_sync": ("~/.netrc -> /root/.netrc, /srv/tools/ -> /root/tools", "config"),
         "network.mode": ("bridge", "config"), "network.bridge": ("box0", "config"), "network.subnet": ("10.77.0.0/24", "config"),
@@ -83,6 +85,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
     config = with_log_level(load_config(write(tmp_path, "log_level = 'error'\n[vm_defaults]\nmemory_mib = 512")), "debug", "env")
     defaults = size_defaults(config, defaults_for_host(16, 4 * GIB))
     assert {one.key.rpartition(".")[2]: (one.value, one.source) for one in settings(config, defaults)} == {
+        "release_url": ("none", "builtin"),
         "log_level": ("debug", "env"), "default_image_name": ("debian-bookworm", "builtin"), "auto_stop_stale_after": ("0", "builtin"),
         "file_sync": ("none", "builtin"), "mode": ("auto", "builtin"), "bridge": ("banger0", "builtin"), "subnet": ("172.30.86.0/24", "builtin"),
         "tap_pool_size": (4, "builtin"), "reachable": ("none", "builtin"), "dns_port": (42069, "builtin"),
@@ -119,6 +122,7 @@ def test_each_value_says_where_it_comes_from(tmp_path: Path) -> None:
         ("[network]\ntap_pool_size = 65", "network.tap_pool_size: 65 is not between 0 and 64", "for example 4"),
         ("[network]\nreachable = 'x'", "network.reachable: an array of strings", "192.168"),
         ("[network]\nreachable = ['x']", "network.reachable: not an IPv4 network", "192.168"),
+        ("release_url = 'ftp://x'", "release_url: 'ftp://x' is neither", "https://example.org"),
         ("[qemu]\nparallel = 'yes'", "qemu.parallel: true or false is expected, not a string", "for example true"),
         ("[qemu]\ncpu_model = 'max,+x'", "qemu.cpu_model: 'max,+x' cannot be a CPU model", "-cpu help"),
         ("vm_defaults = 3", "vm_defaults is a table, not a whole number", "[vm_defaults]"),

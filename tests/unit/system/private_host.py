@@ -56,13 +56,13 @@ class PrivateHost:
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
-        self._init = int(Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0])
+        self.init = int(Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0])
 
     def run(self, *words: str | Path, uid: int = 0, timeout: float = 120) -> Done:
         """Run a command there, with an environment like that of sudo."""
         home = "/root" if uid == 0 else f"/run/homes/{'ada' if uid == OWNER[1] else 'bob'}"
         become = [] if uid == 0 else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        enter = ["nsenter", f"--target={self._init}", "--mount", "--net", "--pid", "--wd=/", *become]
+        enter = ["nsenter", f"--target={self.init}", "--mount", "--net", "--pid", "--wd=/", *become]
         env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home, "LANG": "C.UTF-8"}
         done = subprocess.run([*enter, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         return Done(done.returncode, done.stdout, done.stderr)
@@ -74,7 +74,7 @@ class PrivateHost:
 
     def path(self, name: str) -> Path:
         """That file as it can be reached from here."""
-        return Path(f"/proc/{self._init}/root", name.lstrip("/"))
+        return Path(f"/proc/{self.init}/root", name.lstrip("/"))
 
     def calls(self) -> list[str]:
         """What systemctl was asked to do since the last time this was called."""

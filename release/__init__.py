@@ -1,0 +1,1 @@
+"""``./dev release``: makes what ``banger update`` installs."""
