@@ -82,6 +82,14 @@ def test_doctor_of_the_installation(system: Installed, box: str) -> None:
     assert done.status == (1 if any(check["status"] == "warn" for check in checks) else 0)
 
 
+def test_ssh_goes_through_the_installed_program(system: Installed) -> None:
+    """Which works from an environment without any variable."""
+    (line,) = (line for line in system.ok("ssh-config").splitlines() if line.split()[:1] == ["ProxyCommand"])
+    command = line.split(maxsplit=1)[1].replace(" vm connect %n %p", " vm list --json")
+    assert "/usr/local/bin/banger" in command
+    assert json.loads(system.laboratory.sh(f"env -i {command}", user=OWNER)) == system.json("vm", "list")
+
+
 def test_manual_pages_and_completion(system: Installed) -> None:
     script = "zcat /usr/local/share/man/man1/banger.1.gz | head -c 400; bash -nc '. /usr/local/share/bash-completion/completions/banger'"
     assert ".TH" in system.laboratory.sh(script)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ..host.own_program import is_installed, own_program
 from ..host.paths import Layout
 from ..model.errors import BadRequest
 from .known_hosts import DOMAIN
@@ -41,7 +42,7 @@ def render(layout: Layout) -> str:
 def program() -> tuple[str, ...]:
     """The ``banger`` that belongs to this process."""
     beside = Path(sys.executable).with_name("banger")
-    words = (str(beside),) if beside.exists() else (sys.executable, "-m", "banger.cli.main")
+    words = (str(beside),) if beside.exists() and not is_installed() else own_program("banger")
     return command_for_env(words)
 
 

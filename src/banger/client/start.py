@@ -6,11 +6,11 @@ import contextlib
 import os
 import select
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
+from ..host.own_program import own_program
 from ..host.paths import Layout, private_directory
 from ..model.errors import DaemonUnreachable
 from ..model.records import ProcessIdentity
@@ -25,8 +25,8 @@ _LAST_CHANCE: Final = 2.0
 
 
 def daemon_command() -> list[str]:
-    """The daemon of this very installation; ``-P`` keeps the caller's directory off its module path."""
-    return [sys.executable, "-P", "-m", "banger.daemon.main"]
+    """The daemon of this very installation."""
+    return [*own_program("bangerd")]
 
 
 def try_open(endpoint: Endpoint) -> socket.socket | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..host.files import write_atomically
+from ..host.own_program import own_program
 from ..host.run_sync import run_sync
 from ..model.errors import BangerError, Unauthorized
 from .ground import Ground
@@ -54,7 +54,7 @@ def _carry_out(step: Step) -> None:
 
 def _words(argv: Sequence[str]) -> list[str]:
     """``banger`` is this very program, wherever it is installed."""
-    return [sys.executable, "-P", "-m", "banger.cli.main", *argv[1:]] if argv[0] == "banger" else list(argv)
+    return [*own_program("banger"), *argv[1:]] if argv[0] == "banger" else list(argv)
 
 
 def _environment() -> dict[str, str]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..host.own_program import INSTALLED_LIBRARY, INSTALLED_PROGRAMS
 from ..host.paths import HELPER_SOCKET, INSTALL_FILE, Layout
 
 DAEMON_UNIT: Final = "bangerd.service"
 HELPER_UNIT: Final = "banger-helper.service"
 HELPER_SOCKET_UNIT: Final = "banger-helper.socket"
-LIBRARY: Final = Path("/usr/local/lib/banger")
-DAEMON_PROGRAM: Final = Path("/usr/local/bin/bangerd")
+LIBRARY: Final = INSTALLED_LIBRARY
+DAEMON_PROGRAM: Final = INSTALLED_PROGRAMS / "bangerd"
 HELPER_PROGRAM: Final = LIBRARY / "bin/banger-helper"
 
 
@@ -50,7 +51,7 @@ class Places:
     def programs(self) -> tuple[tuple[Path, str], ...]:
         """Launchers, each with the module that it runs."""
         return (
-            (self.at("/usr/local/bin/banger"), "banger.cli.main"),
+            (self.at(INSTALLED_PROGRAMS / "banger"), "banger.cli.main"),
             (self.at(DAEMON_PROGRAM), "banger.daemon.main"),
             (self.at(HELPER_PROGRAM), "banger.helper.main"),
         )
