@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from banger.host.paths import private_directory
 from tests.e2e.instance import Done, Instance
 from tests.lab import materials
 
@@ -47,9 +48,8 @@ def obstacle() -> str:
 
 
 def cache_directory() -> Path:
-    """Where images for laboratories are kept: BANGER_LAB_HOME, else below the user's cache directory."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "banger-lab"
-    return Path(os.environ.get("BANGER_LAB_HOME") or default)
+    """Where images for laboratories are kept: BANGER_LAB_HOME, else a directory of this user's in /var/tmp, for no test touches a home."""
+    return Path(os.environ.get("BANGER_LAB_HOME") or f"/var/tmp/banger-lab-{os.getuid()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Parts:
 
 def prepare(cache: Path) -> Parts:
     """The parts for today's recipe, built if they are not there yet. Others who want the same wait."""
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_directory(cache)
     place = cache / hashlib.sha256(RECIPE.read_bytes()).hexdigest()[:12]
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

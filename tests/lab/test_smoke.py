@@ -1,4 +1,4 @@
-"""The short way through: installed for an ordinary user, a machine on the bridge found by its name, and gone without a trace. In ``./dev test``."""
+"""The short way through: installed for an ordinary user, a machine on the bridge found by its name, and gone without a trace."""
 
 from __future__ import annotations
 
