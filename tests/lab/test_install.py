@@ -82,9 +82,9 @@ def test_doctor_of_the_installation(system: Installed, box: str) -> None:
     assert done.status == (1 if any(check["status"] == "warn" for check in checks) else 0)
 
 
-def test_ssh_goes_through_the_installed_program(system: Installed) -> None:
+def test_ssh_goes_through_the_installed_program(system: Installed, box: str) -> None:
     """Which works from an environment without any variable."""
-    (line,) = (line for line in system.ok("ssh-config").splitlines() if line.split()[:1] == ["ProxyCommand"])
+    (line,) = system.laboratory.ok("grep", "ProxyCommand", "/var/lib/banger/ssh/config", user=OWNER).splitlines()
     command = line.split(maxsplit=1)[1].replace(" vm connect %n %p", " vm list --json")
     assert "/usr/local/bin/banger" in command
     assert json.loads(system.laboratory.sh(f"env -i {command}", user=OWNER)) == system.json("vm", "list")

@@ -32,4 +32,5 @@ grep -l bangerd /proc/[0-9]*/comm 2>/dev/null | sed 's/^/process /' || :
 def trace(laboratory: Laboratory) -> frozenset[str]:
     """One line per thing."""
     lines = laboratory.sh(f"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; {_LOOK}").splitlines()
-    return frozenset(" ".join(line.split()) for line in lines if line.strip())
+    # `systemctl disable` removes a directory of links that it leaves empty, whoever made it.
+    return frozenset(" ".join(line.split()) for line in lines if line.strip() and ".target.wants d " not in line)
